@@ -1,0 +1,1 @@
+"""Seeds, concepts, instructions, responses, executions, selection: every row in a SQL database."""

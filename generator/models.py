@@ -1,0 +1,242 @@
+"""The tables, and nothing else. The database is the pipeline: what a stage has to do is a query over these rows.
+
+A row's primary key is a hash of all its causes (its parent's key, its recipe's key, its sample index), so the same work
+has the same key everywhere and is done once. Keys are 32 hexadecimal digits, made by `generator.keys`.
+
+    recipes ----------------+----------------+----------------+----------------+
+       |                    |                |                |                |
+    seeds -> concepts -> instructions -> responses ~> executions (by program_key)     judgements (any row)
+                                             |
+    datasets -> dataset_items ---------------+        trainings -> datasets        evaluations -> evaluation_samples
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Key = String(32)
+
+
+class Base(DeclarativeBase):
+    """Root of all tables; names every constraint so that migrations can."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, dt.datetime: DateTime(timezone=True)}  # noqa: RUF012
+
+
+def utc_now() -> dt.datetime:
+    """The time that `created_at` columns store."""
+    return dt.datetime.now(dt.UTC)
+
+
+class Recipe(Base):
+    """One distinct way of making something: everything that changes the result, nothing that does not."""
+
+    __tablename__ = "recipes"
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    stage: Mapped[str] = mapped_column(String(32), index=True)
+    parameters: Mapped[dict[str, Any]]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Seed(Base):
+    """One function that the model reads. Key: hash of the normalised code."""
+
+    __tablename__ = "seeds"
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    code: Mapped[str] = mapped_column(Text)
+    docstring: Mapped[str] = mapped_column(Text)
+    origin: Mapped[str] = mapped_column(Text)
+    """Package or repository."""
+    version: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    line: Mapped[int]
+    licence: Mapped[str] = mapped_column(Text)
+    """SPDX expression."""
+    licence_source: Mapped[str] = mapped_column(Text)
+    """Where the licence was read, e.g. the metadata field and its text."""
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class _Generated:
+    """Columns of every row that a model wrote. `error` is null or why the raw text cannot be used."""
+
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    sample_index: Mapped[int]
+    text: Mapped[str] = mapped_column(Text)
+    """The model's own words, unchanged."""
+    finish_reason: Mapped[str] = mapped_column(String(32))
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Concepts(_Generated, Base):
+    """Concepts that the model named in one seed."""
+
+    __tablename__ = "concepts"
+    __table_args__ = (Index(None, "recipe_id", "seed_id"),)
+    seed_id: Mapped[str] = mapped_column(ForeignKey("seeds.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    concepts: Mapped[list[str] | None]
+
+
+class Instruction(_Generated, Base):
+    """One task that the model invented around concepts."""
+
+    __tablename__ = "instructions"
+    __table_args__ = (Index(None, "recipe_id", "concepts_id"),)
+    concepts_id: Mapped[str] = mapped_column(ForeignKey("concepts.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    category: Mapped[str] = mapped_column(Text)
+    difficulty: Mapped[str] = mapped_column(Text)
+    language: Mapped[str] = mapped_column(Text)
+    instruction: Mapped[str | None] = mapped_column(Text)
+
+
+class Response(_Generated, Base):
+    """One answer to an instruction, with its own tests."""
+
+    __tablename__ = "responses"
+    __table_args__ = (Index(None, "recipe_id", "instruction_id"),)
+    instruction_id: Mapped[str] = mapped_column(ForeignKey("instructions.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    reasoning: Mapped[str | None] = mapped_column(Text)
+    implementation: Mapped[str | None] = mapped_column(Text)
+    explanation: Mapped[str | None] = mapped_column(Text)
+    tests: Mapped[str | None] = mapped_column(Text)
+    code: Mapped[str | None] = mapped_column(Text)
+    """The program: the Python blocks of `implementation`."""
+    test_code: Mapped[str | None] = mapped_column(Text)
+    """The Python block of `tests`."""
+    program_key: Mapped[str | None] = mapped_column(Key, index=True)
+    """Hash of `code` and `test_code`: what `executions` are found by."""
+
+
+class Execution(Base):
+    """What one program did in the sandbox. Key: hash of program and sandbox recipe, so nothing runs twice."""
+
+    __tablename__ = "executions"
+    __table_args__ = (UniqueConstraint("program_key", "recipe_id"),)
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    program_key: Mapped[str] = mapped_column(Key)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), index=True)
+    verdict: Mapped[str] = mapped_column(String(32), index=True)
+    assurance: Mapped[str] = mapped_column(String(32))
+    exit_code: Mapped[int | None]
+    signal: Mapped[int | None]
+    assertions_run: Mapped[int | None]
+    assertions_failed: Mapped[int | None]
+    first_failure: Mapped[dict[str, Any] | None]
+    error_type: Mapped[str | None] = mapped_column(Text)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_traceback: Mapped[str | None] = mapped_column(Text)
+    stdout: Mapped[bytes] = mapped_column(LargeBinary)
+    stderr: Mapped[bytes] = mapped_column(LargeBinary)
+    wall_time_ms: Mapped[float]
+    cpu_time_ms: Mapped[float]
+    peak_memory_bytes: Mapped[int]
+    runtime_fingerprint: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Judgement(Base):
+    """What one filter said of one row."""
+
+    __tablename__ = "judgements"
+    __table_args__ = (UniqueConstraint("subject_id", "filter", "filter_version"),)
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    subject_table: Mapped[str] = mapped_column(String(32))
+    subject_id: Mapped[str] = mapped_column(Key)
+    filter: Mapped[str] = mapped_column(String(64), index=True)
+    filter_version: Mapped[str] = mapped_column(String(32))
+    kept: Mapped[bool]
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Dataset(Base):
+    """A named, versioned, immutable snapshot of accepted pairs. Key: hash of its items in order."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("name", "version"),)
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    version: Mapped[int]
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    size: Mapped[int]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class DatasetItem(Base):
+    """One pair of a snapshot. Texts are copied, so that a snapshot never changes and streams from one table."""
+
+    __tablename__ = "dataset_items"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    """From 0, without gaps."""
+    response_id: Mapped[str] = mapped_column(ForeignKey("responses.id"), index=True)
+    instruction: Mapped[str] = mapped_column(Text)
+    response: Mapped[str] = mapped_column(Text)
+
+
+class Training(Base):
+    """One fine-tuning run."""
+
+    __tablename__ = "trainings"
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    status: Mapped[str] = mapped_column(String(16))
+    """running, finished or failed."""
+    output: Mapped[str] = mapped_column(Text)
+    """Folder of the checkpoint."""
+    metrics: Mapped[dict[str, Any] | None]
+    """steps, first_loss, last_loss, tokens_per_second, ..."""
+    started_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[dt.datetime | None]
+
+
+class Evaluation(Base):
+    """One score of one model, or of one file of samples, on one benchmark."""
+
+    __tablename__ = "evaluations"
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    training_id: Mapped[str | None] = mapped_column(ForeignKey("trainings.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    benchmark: Mapped[str] = mapped_column(String(64), index=True)
+    subject: Mapped[str] = mapped_column(Text)
+    """Model, or samples file with its hash."""
+    scores: Mapped[dict[str, Any] | None]
+    """problems, samples, passed, pass@k, ...; null until every sample has a verdict."""
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[dt.datetime | None]
+
+
+class EvaluationSample(Base):
+    """One sample of an evaluation, with its verdict."""
+
+    __tablename__ = "evaluation_samples"
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
+    task_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    sample_index: Mapped[int] = mapped_column(primary_key=True)
+    completion: Mapped[str] = mapped_column(Text)
+    code: Mapped[str] = mapped_column(Text)
+    verdict: Mapped[str] = mapped_column(String(32), index=True)
+    details: Mapped[dict[str, Any] | None]
+    """First failure or error, usage."""

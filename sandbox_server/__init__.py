@@ -1,0 +1,1 @@
+"""Run programs that nobody has read, and say honestly how they ended."""

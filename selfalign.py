@@ -1,0 +1,28 @@
+"""The one command. Sub-commands live on the floors and load what they need when they run."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="selfalign")
+def main() -> None:
+    """Let a code model align itself: generate, execute, select, train, evaluate."""
+
+
+def _add_commands() -> None:
+    # Each module imports click and the standard library only; a test holds `selfalign --help` to that.
+    from generator import cli as generator_cli
+    from sandbox_server import cli as sandbox_cli
+    from trainer import cli as trainer_cli
+
+    for module in (sandbox_cli, generator_cli, trainer_cli):
+        for command in module.COMMANDS:
+            main.add_command(command)
+
+
+_add_commands()
+
+if __name__ == "__main__":
+    main()
