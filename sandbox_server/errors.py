@@ -1,15 +1,15 @@
 """The sandbox's own trouble, which is never a verdict.
 
-    SandboxError
-    +-- InvalidJob          the caller's mistake; `field` names where            INVALID_ARGUMENT
-    +-- Unsupported         cannot be done here, and says why                     UNIMPLEMENTED
-    +-- Unauthenticated     no token, or not the right one                        UNAUTHENTICATED
-    +-- DeadlineExceeded    the caller's deadline passed; the run was killed      DEADLINE_EXCEEDED
-    +-- Retryable           nothing is wrong with the job: try again
-    |   +-- Overloaded      the queue is full                                     RESOURCE_EXHAUSTED
-    |   +-- Unavailable     draining, unreachable, or the slot was lost           UNAVAILABLE
-    +-- Broken              a bug or a host that changed under us                 INTERNAL
-    +-- HostUnfit           this host cannot hold a jail; says what to do         (raised at start-up)
+SandboxError
++-- InvalidJob          the caller's mistake; `field` names where            INVALID_ARGUMENT
++-- Unsupported         cannot be done here, and says why                     UNIMPLEMENTED
++-- Unauthenticated     no token, or not the right one                        UNAUTHENTICATED
++-- DeadlineExceeded    the caller's deadline passed; the run was killed      DEADLINE_EXCEEDED
++-- Retryable           nothing is wrong with the job: try again
+|   +-- Overloaded      the queue is full                                     RESOURCE_EXHAUSTED
+|   +-- Unavailable     draining, unreachable, or the slot was lost           UNAVAILABLE
++-- Broken              a bug or a host that changed under us                 INTERNAL
++-- HostUnfit           this host cannot hold a jail; says what to do         (raised at start-up)
 """
 
 from __future__ import annotations

@@ -1,0 +1,121 @@
+"""A recipe: the one TOML file that drives a run, validated before anything starts.
+
+Sections `[train]` and `[evaluate]` belong to the trainer's floor, which parses them with its own dataclasses; here they
+are carried as tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sandbox_server.jobs import LimitsRequest
+from sandbox_server.settings import SettingsError, parse, read_toml
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where rows live; any SQLAlchemy URL of SQLite or PostgreSQL."""
+
+    url: str = "sqlite:///runs/selfalign.db"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSettings:
+    """Which functions the model reads."""
+
+    source: Literal["packages", "folder"] = "packages"
+    packages: tuple[str, ...] = ()
+    """Installed distributions to read; empty: every one found under `path`."""
+    path: str = ""
+    """Folder of a source tree, or a site-packages folder for `packages`; empty: the running interpreter's."""
+    licence: str = ""
+    """SPDX expression of a folder's code; packages tell their own."""
+    limit: int = 0
+    """At most this many, chosen by key; 0 means all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Which model writes, and through which engine it is reached."""
+
+    name: str
+    revision: str = ""
+    engine: Literal["openai", "transformers", "recorded"] = "openai"
+    mode: Literal["completion", "chat"] = "completion"
+    base_url: str = "http://localhost:8000/v1"
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; never the key itself."""
+    recording: str = ""
+    """File or name of stored completions, for the engine `recorded`."""
+    path: str = ""
+    """Local folder for the engine `transformers`; empty: `name` is loaded from the hub."""
+    concurrency: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """One generation stage. The defaults are the original's: T 0.7, 1536 tokens."""
+
+    fewshots: int
+    samples: int = 1
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 1536
+
+    def __post_init__(self) -> None:
+        """Refuse what no stage can do."""
+        if not 0 <= self.fewshots <= 16:
+            raise ValueError(f"fewshots must be between 0 and 16, got {self.fewshots}")
+        if self.samples < 1 or self.max_tokens < 1:
+            raise ValueError("samples and max_tokens must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """Where candidates run: "embedded" starts a server for the build; else a gRPC address."""
+
+    address: str = "embedded"
+    runtime: str = "python"
+    concurrency: int = 0
+    """Runs in flight; 0 means twice the server's slots."""
+    limits: LimitsRequest = LimitsRequest()
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSettings:
+    """The snapshot that a build freezes."""
+
+    name: str = ""
+    """Empty: the recipe's own name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The whole file."""
+
+    name: str
+    model: ModelSettings
+    seed: int = 3407
+    database: DatabaseSettings = DatabaseSettings()
+    seeds: SeedSettings = SeedSettings()
+    concepts: StageSettings = StageSettings(fewshots=8)
+    instructions: StageSettings = StageSettings(fewshots=8)
+    responses: StageSettings = StageSettings(fewshots=1, samples=10)
+    sandbox: SandboxSettings = SandboxSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    train: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = field(default_factory=dict)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe.
+
+    Raises:
+        SettingsError: names the file, the key and what was expected.
+    """
+    recipe = parse(Recipe, read_toml(path), str(path))
+    if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise SettingsError(f"{path} name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}")
+    return recipe
