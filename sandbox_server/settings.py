@@ -1,4 +1,4 @@
-"""Read a mapping (parsed TOML) into a dataclass, strictly: every mistake is named with its place and the nearest right word."""
+"""Read a mapping (parsed TOML) into a dataclass, strictly: a mistake is named with its place and the nearest right word."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: st
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
@@ -112,4 +114,6 @@ def _convert_one_of(options: list[Any], value: Any, where: str) -> Any:
 
 
 def _name(value: Any) -> str:
-    return {dict: "a table", list: "an array"}.get(type(value), type(value).__name__)
+    if isinstance(value, Mapping):
+        return "a table"
+    return "an array" if isinstance(value, list) else type(value).__name__
