@@ -1,4 +1,4 @@
-"""Read a mapping (parsed TOML) into a dataclass, strictly: a mistake is named with its place and the nearest right word."""
+"""Read a mapping (parsed TOML) into a dataclass, strictly: a mistake is named with its place and the right word."""
 
 from __future__ import annotations
 
