@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all their own set-up. `make help` lists the rest.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+export VENV
+
+.PHONY: help demo demo-live record test check format lint types imports proto setup-demo setup-test bench bench-sandbox clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+demo: setup-demo  ## the whole pipeline on recorded completions: seeds to a fine-tuned checkpoint
+	@recipes/demo.sh
+
+demo-live: setup-demo  ## the same, live, with a real 1.5B code model on this CPU
+	@recipes/demo-live.sh
+
+record: setup-demo  ## remake the recorded completions that are missing after a prompt changed
+	@recipes/record.sh
+
+test: setup-test  ## format, lint, types, imports and every test
+	@$(MAKE) --no-print-directory lint types imports
+	$(BIN)/pytest
+
+check: setup-test lint types imports  ## the same without the slow tests: under three minutes
+	$(BIN)/pytest -q -m "not slow"
+
+format: setup-test  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+imports:
+	$(BIN)/lint-imports --no-cache
+
+proto: setup-test  ## regenerate the gRPC code from proto/
+	scripts/generate_proto.sh
+
+bench: bench-sandbox  ## every benchmark
+	$(BIN)/python benchmarks/store_rows.py
+
+bench-sandbox: setup-test  ## runs per second through gRPC, against peers and the bare floor in the same run
+	$(BIN)/python benchmarks/sandbox.py
+
+setup-demo:
+	@scripts/setup.sh demo
+
+setup-test:
+	@scripts/setup.sh test
+
+clean:  ## remove what the targets made, the demo's database included
+	rm -rf $(VENV) .selfalign runs
