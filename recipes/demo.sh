@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole pipeline, a line a stage: recorded completions, everything else for real. `make demo` runs this after its set-up.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+recipe=${1:-recipes/demo.toml}
+PATH=$PWD/${VENV:-.venv}/bin:$PATH
+export TOKENIZERS_PARALLELISM=false
+
+step() {
+    printf '\n\033[1m$ selfalign %s\033[0m\n' "$*"
+    selfalign "$@"
+}
+
+step db upgrade --recipe "$recipe"   # make the tables
+step seeds --recipe "$recipe"        # functions with docstrings, from permissively licensed packages
+step plan --recipe "$recipe"         # what is missing, before anything runs
+step build --recipe "$recipe"        # concepts, instructions, responses, executions, selection, a snapshot
+step train --recipe "$recipe"        # fine-tune on the stream from the database
+step eval --recipe "$recipe"         # score through the same sandbox
+step status --recipe "$recipe"       # the funnel
+
+cat <<END
+
+Ask the database (docs/sql.md has more):
+  selfalign db query --recipe $recipe "SELECT verdict, count(*) FROM executions GROUP BY verdict ORDER BY 2 DESC"
+  selfalign db query --recipe $recipe "SELECT licence, count(*) FROM seeds GROUP BY licence"
+  selfalign db query --recipe $recipe "SELECT reason, count(*) FROM rejected_pairs GROUP BY reason ORDER BY 2 DESC"
+
+Try next ($(dirname "$(command -v selfalign)") is where the command lives):
+  make demo                                            # again: no completion drawn, no program run twice
+  selfalign export --recipe $recipe --output pairs.jsonl
+  selfalign sandbox run examples/hello.py              # one program through the sandbox
+END
