@@ -1,0 +1,30 @@
+"""Fixtures of the evaluation's tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from generator.models import Base
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> Path:
+    """The folder of benchmark data, which is not part of the repository."""
+    folder = Path(os.environ.get("SELFALIGN_BENCHMARK_DATA") or Path(__file__).parents[4] / "shared" / "data")
+    if not (folder / "mbpp.jsonl").is_file():
+        pytest.skip(f"no benchmark data in {folder}: set SELFALIGN_BENCHMARK_DATA")
+    return folder
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Engine]:
+    """An empty database with every table."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'test.db'}")
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()

@@ -1,0 +1,190 @@
+"""Scoring: resumable, patient with the sandbox, and never inventing a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from generator.models import Evaluation, EvaluationSample, Recipe
+from sandbox_server.errors import Broken, InvalidJob, Overloaded, SandboxError, Unavailable
+from sandbox_server.jobs import (
+    AssertionFailure,
+    Isolation,
+    Job,
+    Limits,
+    LimitsRequest,
+    Outcome,
+    RuntimeInfo,
+    SandboxInfo,
+    TestReport,
+    Verdict,
+)
+from trainer.evaluation import run
+from trainer.evaluation.benchmarks import Benchmark, Problem
+from trainer.evaluation.rows import EvaluationRows
+from trainer.evaluation.run import CannotScore, Report, evaluate
+from trainer.evaluation.samples import Sample
+
+PROBLEMS = tuple(
+    Problem(f"T/{number}", "", "", "f", f"def f():\n    return {number}\n", f"assert f() == {number}")
+    for number in range(6)
+)
+BENCHMARK = Benchmark("six", "0" * 32, PROBLEMS)
+
+
+class TwoEach:
+    """Two samples of each problem, the second wrong."""
+
+    subject = "two each"
+
+    def __init__(self) -> None:
+        self.causes = {"samples": "two each"}
+
+    def count(self, problem: Problem) -> int:
+        return 2
+
+    async def sample(self, problem: Problem, index: int) -> Sample:
+        return Sample(completion=f"{index}", code=problem.solution if index == 0 else "def f(): pass")
+
+
+class FakeSandbox:
+    """Answers from `answer`, which may raise; keeps what it was asked."""
+
+    def __init__(self, answer: Callable[[Job], Outcome]) -> None:
+        self.answer = answer
+        self.jobs: list[Job] = []
+
+    async def run(self, job: Job) -> Outcome:
+        self.jobs.append(job)
+        return self.answer(job)
+
+    async def info(self) -> SandboxInfo:
+        limits = Limits(10_000, 10_000, 1 << 28, 64, 64, 1 << 20, 1 << 20, 1 << 20)
+        runtime = RuntimeInfo("python", "CPython", (), "fingerprint", warm=False)
+        return SandboxInfo("0", (runtime,), limits, limits, 2, 8, Isolation((), False, "none", True))
+
+    async def close(self) -> None: ...
+
+
+def judged(job: Job) -> Outcome:
+    if "pass" in job.code:
+        failure = AssertionFailure(1, job.tests, "None", "==", "0")
+        return Outcome(Verdict.FAILED, tests=TestReport(1, 1, True, failure))
+    return Outcome(Verdict.PASSED, tests=TestReport(1, 0, True))
+
+
+async def score(sandbox: FakeSandbox, database: Engine, **more: Any) -> Report:
+    def open_rows(recipe: dict[str, Any]) -> EvaluationRows:
+        return EvaluationRows(database, benchmark="six", subject="two each", recipe=recipe, causes=TwoEach().causes)
+
+    more = {"limits": LimitsRequest()} | more
+    return await evaluate(BENCHMARK, PROBLEMS, TwoEach(), sandbox, open_rows, **more)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_LONGEST_WAIT_S", 0.001)
+
+
+async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Engine) -> None:
+    report = await score(FakeSandbox(judged), database)
+
+    assert report.scores == {
+        "problems": 6,
+        "samples": 12,
+        "passed": 6,
+        "pass@1": 0.5,
+        "verdicts": {"PASSED": 6, "FAILED": 6},
+    }
+    with Session(database) as session:
+        row = session.get_one(Evaluation, report.evaluation)
+        recipe = session.get_one(Recipe, row.recipe_id)
+        failed = session.get_one(EvaluationSample, (report.evaluation, "T/3", 1))
+    assert (row.scores, row.finished_at is not None) == (report.scores, True)
+    assert recipe.parameters["limits"]["memory_bytes"] == 1 << 28
+    assert failed.details is not None
+    assert failed.details["first_failure"]["left"] == "None"
+
+
+async def test_a_second_run_runs_nothing_and_says_the_same(database: Engine) -> None:
+    first = await score(FakeSandbox(judged), database)
+    idle = FakeSandbox(judged)
+
+    second = await score(idle, database)
+
+    assert (second.ran, idle.jobs) == (0, [])
+    assert (second.samples, second.scores) == (first.samples, first.scores)
+
+
+async def test_an_interrupted_run_goes_on_where_it_stopped(database: Engine) -> None:
+    def breaks_at_4(job: Job) -> Outcome:
+        if job.request_id == "T/4#0":
+            raise Broken("the host changed under us")
+        return judged(job)
+
+    with pytest.raises(Broken):
+        await score(FakeSandbox(breaks_at_4), database, concurrency=1)
+    with Session(database) as session:
+        assert session.scalars(select(Evaluation)).one().scores is None
+    rest = FakeSandbox(judged)
+    report = await score(rest, database)
+
+    assert {job.request_id for job in rest.jobs} == {f"T/{task}#{index}" for task in (4, 5) for index in (0, 1)}
+    assert report.scores["samples"] == 12
+
+
+async def test_other_limits_are_another_evaluation(database: Engine) -> None:
+    first = await score(FakeSandbox(judged), database)
+
+    second = await score(FakeSandbox(judged), database, limits=LimitsRequest(memory_bytes=1 << 27))
+
+    assert first.evaluation != second.evaluation
+    assert second.ran == 12
+
+
+@pytest.mark.parametrize("trouble", [Overloaded("full"), Unavailable("draining")])
+async def test_the_sandboxs_trouble_is_retried_and_never_scored(database: Engine, trouble: SandboxError) -> None:
+    refused: set[str] = set()
+
+    def refuses_once(job: Job) -> Outcome:
+        if job.request_id not in refused:
+            refused.add(job.request_id)
+            raise trouble
+        return judged(job)
+
+    report = await score(FakeSandbox(refuses_once), database)
+
+    assert len(refused) == 12
+    assert report.scores["verdicts"] == {"PASSED": 6, "FAILED": 6}
+
+
+async def test_trouble_that_does_not_end_leaves_no_verdict(database: Engine) -> None:
+    def unreachable(job: Job) -> Outcome:
+        raise Unavailable("nobody listens")
+
+    with pytest.raises(Unavailable):
+        await score(FakeSandbox(unreachable), database)
+
+    with Session(database) as session:
+        assert session.scalars(select(EvaluationSample)).all() == []
+
+
+async def test_a_sample_that_cannot_be_run_is_named(database: Engine) -> None:
+    def refuses(job: Job) -> Outcome:
+        raise InvalidJob("code", "longer than 1 MiB")
+
+    with pytest.raises(CannotScore, match="sample 0 of T/0 cannot be run: code: longer than 1 MiB"):
+        await score(FakeSandbox(refuses), database, concurrency=1)
+
+
+async def test_progress_starts_with_what_is_already_stored(database: Engine) -> None:
+    await score(FakeSandbox(judged), database)
+    seen: list[tuple[int, int]] = []
+
+    await score(FakeSandbox(judged), database, progress=lambda done, total: seen.append((done, total)))
+
+    assert seen == [(12, 12)]
