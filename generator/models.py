@@ -5,9 +5,11 @@ has the same key everywhere and is done once. Keys are 32 hexadecimal digits, ma
 
     recipes ----------------+----------------+----------------+----------------+
        |                    |                |                |                |
-    seeds -> concepts -> instructions -> responses ~> executions (by program_key)     judgements (any row)
-                                             |
-    datasets -> dataset_items ---------------+        trainings -> datasets        evaluations -> evaluation_samples
+    seeds -> concepts -> instructions -> responses ~> executions (by program_key)     judgements (seeds, responses)
+      |                                      |
+    pipeline_seeds -> pipelines          dataset_items -> datasets <- trainings <- evaluations -> evaluation_samples
+
+`pipelines` says which recipe every stage of a named pipeline has now. Rows of other recipes stay: going back is free.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Key = String(32)
@@ -33,7 +35,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, dt.datetime: DateTime(timezone=True)}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
+        dt.datetime: DateTime(timezone=True),
+    }
 
 
 def utc_now() -> dt.datetime:
@@ -71,6 +77,36 @@ class Seed(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
 
 
+class Pipeline(Base):
+    """What one recipe file means now: the recipe of each stage. The views show these rows and no others."""
+
+    __tablename__ = "pipelines"
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    parameters: Mapped[dict[str, Any]]
+    """The whole recipe file, as last built."""
+    seeds_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    seed_filters_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    concepts_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    instructions_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    responses_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    executions_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    selection_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    concepts_samples: Mapped[int] = mapped_column(default=1)
+    """Samples wanted of each parent; rows with a higher index are left out."""
+    instructions_samples: Mapped[int] = mapped_column(default=1)
+    responses_samples: Mapped[int] = mapped_column(default=1)
+    updated_at: Mapped[dt.datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+
+class PipelineSeed(Base):
+    """One seed that a pipeline's source holds; `chosen` ones passed the filters and the limit, and are read."""
+
+    __tablename__ = "pipeline_seeds"
+    pipeline: Mapped[str] = mapped_column(ForeignKey("pipelines.name"), primary_key=True)
+    seed_id: Mapped[str] = mapped_column(ForeignKey("seeds.id"), primary_key=True)
+    chosen: Mapped[bool] = mapped_column(default=False)
+
+
 class _Generated:
     """Columns of every row that a model wrote. `error` is null or why the raw text cannot be used."""
 
@@ -79,6 +115,7 @@ class _Generated:
     text: Mapped[str] = mapped_column(Text)
     """The model's own words, unchanged."""
     finish_reason: Mapped[str] = mapped_column(String(32))
+    """"stop", "length", the server's own word, or "failed" when no completion came and `error` says why."""
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(Text)
@@ -89,7 +126,7 @@ class Concepts(_Generated, Base):
     """Concepts that the model named in one seed."""
 
     __tablename__ = "concepts"
-    __table_args__ = (Index(None, "recipe_id", "seed_id"),)
+    __table_args__ = (UniqueConstraint("recipe_id", "seed_id", "sample_index"),)
     seed_id: Mapped[str] = mapped_column(ForeignKey("seeds.id"), index=True)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     concepts: Mapped[list[str] | None]
@@ -99,7 +136,7 @@ class Instruction(_Generated, Base):
     """One task that the model invented around concepts."""
 
     __tablename__ = "instructions"
-    __table_args__ = (Index(None, "recipe_id", "concepts_id"),)
+    __table_args__ = (UniqueConstraint("recipe_id", "concepts_id", "sample_index"),)
     concepts_id: Mapped[str] = mapped_column(ForeignKey("concepts.id"), index=True)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     category: Mapped[str] = mapped_column(Text)
@@ -112,7 +149,7 @@ class Response(_Generated, Base):
     """One answer to an instruction, with its own tests."""
 
     __tablename__ = "responses"
-    __table_args__ = (Index(None, "recipe_id", "instruction_id"),)
+    __table_args__ = (UniqueConstraint("recipe_id", "instruction_id", "sample_index"),)
     instruction_id: Mapped[str] = mapped_column(ForeignKey("instructions.id"), index=True)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     reasoning: Mapped[str | None] = mapped_column(Text)
@@ -136,6 +173,7 @@ class Execution(Base):
     program_key: Mapped[str] = mapped_column(Key)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), index=True)
     verdict: Mapped[str] = mapped_column(String(32), index=True)
+    """A `Verdict`, or REFUSED: the sandbox would not take the program (too large, ...); `error_message` says why."""
     assurance: Mapped[str] = mapped_column(String(32))
     exit_code: Mapped[int | None]
     signal: Mapped[int | None]
@@ -155,31 +193,39 @@ class Execution(Base):
 
 
 class Judgement(Base):
-    """What one filter said of one row."""
+    """What one recipe's list of filters said of one row: kept, or the filter that rejected it and its reason.
+
+    The recipe's parameters hold the list with its versions, so that changing a filter judges again and runs nothing.
+    """
 
     __tablename__ = "judgements"
-    __table_args__ = (UniqueConstraint("subject_id", "filter", "filter_version"),)
-    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    subject_id: Mapped[str] = mapped_column(Key, primary_key=True, index=True)
     subject_table: Mapped[str] = mapped_column(String(32))
-    subject_id: Mapped[str] = mapped_column(Key)
-    filter: Mapped[str] = mapped_column(String(64), index=True)
-    filter_version: Mapped[str] = mapped_column(String(32))
+    """seeds or responses."""
     kept: Mapped[bool]
+    filter: Mapped[str | None] = mapped_column(String(64))
+    filter_version: Mapped[str | None] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
 
 
 class Dataset(Base):
-    """A named, versioned, immutable snapshot of accepted pairs. Key: hash of its items in order."""
+    """A named, versioned, immutable snapshot of accepted pairs. Key: hash of name, version and `content_key`."""
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("name", "version"),)
     id: Mapped[str] = mapped_column(Key, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     version: Mapped[int]
+    """From 1; a new one is made only when the content changed."""
+    content_key: Mapped[str] = mapped_column(Key)
+    """Hash of the items in order."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    """The selection's recipe, which names the recipes of all stages before it."""
     size: Mapped[int]
+    """Number of items."""
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
 
 

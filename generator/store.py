@@ -1,0 +1,415 @@
+"""The one door to the database: opening it, and the few queries that more than one module needs.
+
+Reading and writing are said apart, because SQLite has place for one writer at a time: a writing session takes it when
+it begins and waits for it, so that no work is done that cannot be stored.
+
+    database = open_database("sqlite:///runs/selfalign.db")
+    with database.reading() as session:
+        dataset = find_dataset(session, "demo")
+    with database.writing() as session:          # commits when left, rolls back on an exception
+        add_training(session, dataset_id=dataset.id, ...)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import QueuePool
+
+from generator import models
+from generator.keys import key_of
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 60.0
+BATCH_ROWS = 500
+
+
+class DatabaseError(Exception):
+    """The database cannot be used as asked; the message is one line that says what to do."""
+
+
+class UnknownDataset(LookupError):
+    """No snapshot has this name or version; the message lists those there are."""
+
+
+class Database:
+    """An open database. Safe to use from several threads; every process opens its own."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self._reading = sessionmaker(engine, expire_on_commit=False)
+        self._writing = sessionmaker(engine.execution_options(selfalign_writes=True), expire_on_commit=False)
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one consistent state and changes nothing.
+
+        Raises:
+            DatabaseError: the database went away or is damaged.
+        """
+        with self._translated(), self._reading() as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that is committed when left without an exception.
+
+        Raises:
+            DatabaseError: the database is full, locked, read-only or went away; nothing of this session is stored.
+        """
+        with self._translated(), self._writing.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
+                raise  # ours to mend, not the user's
+            raise DatabaseError(f"{self.name}: {explain(error)}") from error
+
+
+def open_database(url: str, *, create: bool = False) -> Database:
+    """Open a database whose schema is the code's.
+
+    Args:
+        url: a SQLAlchemy URL of SQLite or PostgreSQL, or the path of a SQLite file.
+        create: make the database, its folder and its tables when there are none; else that is an error.
+
+    Raises:
+        DatabaseError: it cannot be reached, is no database, or has an older or newer schema than this code.
+    """
+    from generator import schema  # alembic is slow to import and needed only here
+
+    database = connect(url, create=create)
+    try:
+        schema.ensure(database, create=create)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def connect(url: str, *, create: bool) -> Database:
+    """Open a database without looking at its schema; see `open_database`."""
+    parsed = parse_url(url)
+    engine = _sqlite(parsed, create=create) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    database = Database(engine)
+    try:
+        with engine.connect():
+            pass
+    except DBAPIError as error:
+        database.close()
+        raise DatabaseError(f"{database.name}: {explain(error)}") from error
+    return database
+
+
+def parse_url(url: str) -> sa.URL:
+    """Read a URL or the path of a SQLite file.
+
+    Raises:
+        DatabaseError: it is neither.
+    """
+    if "://" not in url:
+        url = f"sqlite:///{url}"
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        raise DatabaseError(f"{url}: not a database URL; expected sqlite:///FILE or postgresql://HOST/NAME") from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise DatabaseError(f"{url}: an in-memory database cannot be shared by threads; name a file, sqlite:///FILE")
+    if backend not in ("sqlite", "postgresql"):
+        raise DatabaseError(f"{url}: {backend} is not supported; use sqlite:///FILE or postgresql://HOST/NAME")
+    # psycopg 3 is the driver that is tested; the bare scheme means version 2 to SQLAlchemy.
+    return parsed.set(drivername="postgresql+psycopg") if backend == "postgresql" else parsed
+
+
+def explain(error: DBAPIError) -> str:
+    """The driver's reason in one line, with what to do where we know it."""
+    reason = " ".join(str(error.orig).split())
+    advice = {
+        "database is locked": "another process has held it for a minute; let it finish, then run this again",
+        "database or disk is full": "free some space, then run this again; what was stored is intact",
+        "file is not a database": "give another file, or move this one away",
+        "unable to open database file": "check that the folder exists and can be written",
+        "attempt to write a readonly database": "give its file and folder write permission",
+    }
+    return next((f"{known}; {do}" for known, do in advice.items() if known in reason), reason)
+
+
+def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
+    path = Path(url.database or "")
+    if not path.exists():
+        if not create:
+            raise DatabaseError(f"no database at {path}; `selfalign db upgrade` or `selfalign build` makes one")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"{path}: its folder cannot be made: {os.strerror(error.errno or errno.EIO)}") from None
+    engine = sa.create_engine(url, poolclass=QueuePool, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def _set_up(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # transactions are begun below, in words, so that schema changes are in them
+        for pragma in (
+            "journal_mode = wal",  # readers and the writer do not wait for each other
+            "synchronous = normal",  # a commit survives the end of any process; only a power cut may take the last ones
+            "foreign_keys = on",
+            "cache_size = -65536",
+            "temp_store = memory",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("selfalign_writes")
+        # A deferred transaction that starts to write after it has read fails at once when another has written.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(url, pool_pre_ping=True)
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise DatabaseError("PostgreSQL needs psycopg: pip install 'selfalign[postgres]'") from None
+
+
+# Rows in general
+
+
+def storable(text: str) -> str:
+    """`text` without what not every database stores: NUL becomes U+2400, half a surrogate pair a question mark."""
+    return text.replace("\x00", "\u2400").encode("utf-8", "replace").decode("utf-8")
+
+
+def insert_new(session: Session, model: type[models.Base], rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert the rows whose key is not there yet, and leave the others as they are.
+
+    Returns:
+        How many were new.
+    """
+    if not rows:
+        return 0
+    table = model.__table__
+    assert isinstance(table, sa.Table)
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        statement: Any = sqlite_insert(table).on_conflict_do_nothing()
+    else:
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        statement = postgresql_insert(table).on_conflict_do_nothing()
+    result = session.connection().execute(statement, list(rows))
+    return max(result.rowcount, 0)
+
+
+def batched(items: Iterable[T], size: int = BATCH_ROWS) -> Iterator[list[T]]:
+    """Cut `items` into lists of at most `size`."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+# Recipes
+
+
+def recipe_key(stage: str, parameters: Mapping[str, Any]) -> str:
+    """The key of the recipe of `stage` with `parameters`."""
+    return key_of("recipe", stage, dict(parameters))
+
+
+def ensure_recipe(session: Session, stage: str, parameters: Mapping[str, Any]) -> str:
+    """Store a recipe unless it is there.
+
+    Args:
+        session: a writing one.
+        stage: e.g. "responses", "executions", "train", "evaluate".
+        parameters: JSON-able; everything that changes the result and nothing that does not.
+
+    Returns:
+        Its id.
+    """
+    key = recipe_key(stage, parameters)
+    insert_new(session, models.Recipe, [{"id": key, "stage": stage, "parameters": dict(parameters)}])
+    return key
+
+
+# Data sets
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One pair of a snapshot, as trained on."""
+
+    position: int
+    response_id: str
+    instruction: str
+    response: str
+
+
+def find_dataset(session: Session, name: str, version: int | None = None) -> models.Dataset:
+    """The snapshot of this name; without `version` the newest.
+
+    Raises:
+        UnknownDataset: there is none.
+    """
+    query = sa.select(models.Dataset).where(models.Dataset.name == name).order_by(models.Dataset.version.desc())
+    if version is not None:
+        query = query.where(models.Dataset.version == version)
+    dataset = session.scalars(query.limit(1)).first()
+    if dataset is None:
+        known = session.execute(sa.select(models.Dataset.name, models.Dataset.version).order_by(sa.text("1, 2"))).all()
+        listed = ", ".join(f"{row.name} v{row.version}" for row in known) or "none; `selfalign build` makes one"
+        wanted = name if version is None else f"{name} v{version}"
+        raise UnknownDataset(f"no data set {wanted}; there are: {listed}")
+    return dataset
+
+
+def iter_items(session: Session, dataset_id: str, positions: Iterable[int]) -> Iterator[Item]:
+    """Yield the items at `positions`, in that order; each batch is one query.
+
+    Args:
+        session: a reading one.
+        dataset_id: of the snapshot.
+        positions: from 0 to its size - 1, in any order, repeats allowed.
+
+    Raises:
+        UnknownDataset: a position lies outside the snapshot.
+    """
+    item = models.DatasetItem
+    columns = (item.position, item.response_id, item.instruction, item.response)
+    for batch in batched(positions):
+        query = sa.select(*columns).where(item.dataset_id == dataset_id, item.position.in_(set(batch)))
+        found = {row.position: Item(*row) for row in session.execute(query)}
+        for position in batch:
+            if position not in found:
+                raise UnknownDataset(f"data set {dataset_id} has no position {position}")
+            yield found[position]
+
+
+# Trainings and evaluations
+
+
+def add_training(
+    session: Session, *, dataset_id: str, parameters: Mapping[str, Any], output: str, id: str | None = None
+) -> models.Training:
+    """Record that a training starts.
+
+    Args:
+        session: a writing one.
+        dataset_id: what it trains on.
+        parameters: its settings, the model's name and revision among them; stored as a recipe of stage "train".
+        output: folder of the checkpoint.
+        id: to go on with a training that was stopped; its row is used again. None starts a new one.
+    """
+    recipe_id = ensure_recipe(session, "train", parameters)
+    training = session.get(models.Training, id) if id is not None else None
+    if training is None:
+        started_at = models.utc_now()
+        key = id or key_of("training", dataset_id, recipe_id, output, started_at.isoformat())
+        training = models.Training(id=key, dataset_id=dataset_id, recipe_id=recipe_id, started_at=started_at)
+        session.add(training)
+    training.status, training.output, training.finished_at = "running", output, None
+    session.flush()
+    return training
+
+
+def finish_training(session: Session, id: str, *, status: str, metrics: Mapping[str, Any]) -> None:
+    """Record how a training ended.
+
+    Args:
+        session: a writing one.
+        id: the training's.
+        status: "finished" or "failed".
+        metrics: JSON-able: steps, first_loss, last_loss, tokens_per_second, ...
+    """
+    assert status in ("finished", "failed"), status
+    training = session.get_one(models.Training, id)
+    training.status, training.metrics, training.finished_at = status, dict(metrics), models.utc_now()
+
+
+def add_evaluation(
+    session: Session,
+    *,
+    benchmark: str,
+    subject: str,
+    parameters: Mapping[str, Any],
+    training_id: str | None = None,
+) -> models.Evaluation:
+    """Find or start the evaluation of `subject` on `benchmark`: asked again with the same causes, it is the same row.
+
+    Args:
+        session: a writing one.
+        benchmark: e.g. "humaneval", with the data's version.
+        subject: the model, or the samples file, with what identifies its content.
+        parameters: sampling, limits, runtime and what else changes a score; stored as a recipe of stage "evaluate".
+        training_id: the training that made the model, if it was one of ours.
+    """
+    recipe_id = ensure_recipe(session, "evaluate", parameters)
+    key = key_of("evaluation", recipe_id, benchmark, subject, training_id)
+    evaluation = session.get(models.Evaluation, key)
+    if evaluation is None:
+        evaluation = models.Evaluation(
+            id=key, training_id=training_id, recipe_id=recipe_id, benchmark=benchmark, subject=subject
+        )
+        session.add(evaluation)
+        session.flush()
+    return evaluation
+
+
+def add_evaluation_samples(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Store samples with their verdicts; those that are there already stay.
+
+    Args:
+        session: a writing one.
+        rows: columns of `evaluation_samples`.
+
+    Returns:
+        How many were new.
+    """
+    return insert_new(session, models.EvaluationSample, rows)
+
+
+def evaluation_samples(session: Session, evaluation_id: str) -> Iterator[models.EvaluationSample]:
+    """The stored samples of an evaluation, by task and sample index."""
+    sample = models.EvaluationSample
+    query = sa.select(sample).where(sample.evaluation_id == evaluation_id)
+    yield from session.scalars(
+        query.order_by(sample.task_id, sample.sample_index).execution_options(yield_per=BATCH_ROWS)
+    )
+
+
+def finish_evaluation(session: Session, id: str, scores: Mapping[str, Any]) -> None:
+    """Store the scores of an evaluation whose samples all have a verdict."""
+    evaluation = session.get_one(models.Evaluation, id)
+    evaluation.scores, evaluation.finished_at = dict(scores), models.utc_now()
