@@ -1,4 +1,4 @@
-"""The rows of an evaluation: `evaluations` and `evaluation_samples`."""
+"""The rows of an evaluation: `evaluations` and `evaluation_samples`, written through the store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
-
-from generator.keys import key_of
-from generator.models import Evaluation, EvaluationSample, Recipe, utc_now
+from generator import store
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,71 +30,56 @@ class EvaluationRows:
     """The stored part of one evaluation. The same causes find the same rows, so a stopped evaluation goes on.
 
     Args:
-        engine: of a database whose schema is up to date.
+        database: where the rows live.
         benchmark: its name.
-        subject: what is scored, for people.
-        recipe: everything about benchmark, sandbox and sampling that changes a verdict; JSON-able.
-        causes: everything that identifies the subject; JSON-able.
-        training_id: the training whose checkpoint is scored, if it is known.
+        subject: what is scored, with what identifies its content.
+        parameters: everything about data, sandbox and sampling that changes a verdict; JSON-able.
+        training_id: the training whose checkpoint is scored, if it is one of ours.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        database: store.Database,
         *,
         benchmark: str,
         subject: str,
-        recipe: Mapping[str, Any],
-        causes: Mapping[str, Any],
+        parameters: Mapping[str, Any],
         training_id: str | None = None,
     ) -> None:
-        self._engine = engine
-        recipe_id = key_of("recipe", "evaluation", dict(recipe))
-        self.id = key_of("evaluation", recipe_id, dict(causes))
-        with Session(engine) as session, session.begin():
-            if session.get(Recipe, recipe_id) is None:
-                session.add(Recipe(id=recipe_id, stage="evaluation", parameters=dict(recipe)))
-                session.flush()
-            if session.get(Evaluation, self.id) is None:
-                session.add(
-                    Evaluation(
-                        id=self.id,
-                        training_id=training_id,
-                        recipe_id=recipe_id,
-                        benchmark=benchmark,
-                        subject=subject,
-                    )
-                )
+        self._database = database
+        with database.writing() as session:
+            row = store.add_evaluation(
+                session, benchmark=benchmark, subject=subject, parameters=parameters, training_id=training_id
+            )
+            self.id = row.id
+            self._complete = row.scores is not None
 
     def finished(self) -> dict[tuple[str, int], ScoredSample]:
         """Samples that have a verdict, by (task_id, sample_index)."""
-        with Session(self._engine) as session:
-            rows = session.scalars(select(EvaluationSample).where(EvaluationSample.evaluation_id == self.id))
+        with self._database.reading() as session:
             return {
                 (row.task_id, row.sample_index): ScoredSample(
                     row.task_id, row.sample_index, row.completion, row.code, row.verdict, row.details or {}
                 )
-                for row in rows
+                for row in store.evaluation_samples(session, self.id)
             }
 
-    def store(self, sample: ScoredSample) -> None:
+    def add(self, sample: ScoredSample) -> None:
         """Store one verdict, for good: its run is not repeated."""
-        with Session(self._engine) as session, session.begin():
-            session.add(
-                EvaluationSample(
-                    evaluation_id=self.id,
-                    task_id=sample.task_id,
-                    sample_index=sample.sample_index,
-                    completion=sample.completion,
-                    code=sample.code,
-                    verdict=sample.verdict,
-                    details=sample.details,
-                )
-            )
+        row = {
+            "evaluation_id": self.id,
+            "task_id": sample.task_id,
+            "sample_index": sample.sample_index,
+            "completion": store.storable(sample.completion),
+            "code": store.storable(sample.code),
+            "verdict": sample.verdict,
+            "details": sample.details,
+        }
+        with self._database.writing() as session:
+            store.add_evaluation_samples(session, [row])
 
     def finish(self, scores: Mapping[str, Any]) -> None:
         """Store the scores once every sample has a verdict."""
-        with Session(self._engine) as session, session.begin():
-            row = session.get_one(Evaluation, self.id)
-            row.scores = dict(scores)
-            row.finished_at = row.finished_at or utc_now()
+        if not self._complete:
+            with self._database.writing() as session:
+                store.finish_evaluation(session, self.id, scores)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from generator.store import Database
 from sandbox_server.errors import InvalidJob, Retryable, Unsupported
 from sandbox_server.jobs import Job, Judge, LimitsRequest, Outcome, SandboxInfo
 from sandbox_server.sandbox import Sandbox
@@ -51,8 +52,9 @@ async def evaluate(
     problems: Sequence[Problem],
     source: SampleSource,
     sandbox: Sandbox,
-    open_rows: Callable[[dict[str, Any]], EvaluationRows],
+    database: Database,
     *,
+    training_id: str | None = None,
     limits: LimitsRequest,
     judge: Judge = Judge.SAME_INTERPRETER,
     concurrency: int = 0,
@@ -65,7 +67,8 @@ async def evaluate(
         problems: those of the benchmark to score.
         source: of the samples.
         sandbox: where programs run.
-        open_rows: opens the rows of the recipe that it is given (see `EvaluationRows`).
+        database: where verdicts are stored.
+        training_id: the training whose checkpoint is scored, if it is one of ours.
         limits: of each run; what is None takes the sandbox's default.
         judge: where the tests run.
         concurrency: runs in flight; 0 means twice the sandbox's slots.
@@ -76,7 +79,13 @@ async def evaluate(
         CannotScore: a sample that the sandbox refuses to run.
     """
     info = await sandbox.info()
-    rows = open_rows(_recipe(benchmark, problems, info, limits, judge))
+    rows = EvaluationRows(
+        database,
+        benchmark=benchmark.name,
+        subject=source.subject,
+        parameters={**_parameters(benchmark, problems, info, limits, judge), **source.parameters},
+        training_id=training_id,
+    )
     wanted = [(problem, index) for problem in problems for index in range(source.count(problem))]
     finished = rows.finished()
     todo = iter([pair for pair in wanted if (pair[0].task_id, pair[1]) not in finished])
@@ -87,7 +96,7 @@ async def evaluate(
         nonlocal ran
         for problem, index in todo:
             scored = await _score(problem, index, source, sandbox, limits, judge)
-            rows.store(scored)
+            rows.add(scored)
             finished[problem.task_id, index] = scored
             ran += 1
             progress(len(finished), len(wanted))
@@ -120,13 +129,12 @@ def add_up(samples: Sequence[ScoredSample]) -> dict[str, Any]:
     }
 
 
-def _recipe(
+def _parameters(
     benchmark: Benchmark, problems: Sequence[Problem], info: SandboxInfo, limits: LimitsRequest, judge: Judge
 ) -> dict[str, Any]:
     asked = {name: value for name, value in dataclasses.asdict(limits).items() if value is not None}
     runtime = next(runtime for runtime in info.runtimes if runtime.name == Job().runtime)
     return {
-        "benchmark": benchmark.name,
         "data_md5": benchmark.md5,
         "problems": len(problems),
         "limits": dataclasses.asdict(info.default_limits) | asked,

@@ -33,12 +33,12 @@ class SampleSource(Protocol):
 
     @property
     def subject(self) -> str:
-        """For people: the model, or the samples file with its hash."""
+        """The model, or the samples file, with what identifies its content."""
         ...
 
     @property
-    def causes(self) -> Mapping[str, Any]:
-        """Everything that changes a sample; JSON-able."""
+    def parameters(self) -> Mapping[str, Any]:
+        """How samples are drawn from the subject: whatever else changes them; JSON-able."""
         ...
 
     def count(self, problem: Problem) -> int:
@@ -72,7 +72,7 @@ class FileSamples:
             raise SamplesUnfit(f"{path}: cannot be read: {error}") from error
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         self.subject = f"{path.name} (blake2b {digest})"
-        self.causes = {"samples": digest}
+        self.parameters: dict[str, Any] = {}
         tasks = {problem.task_id: problem for problem in benchmark.problems}
         self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
         for number, line in enumerate(content.split(b"\n"), start=1):
@@ -101,7 +101,7 @@ class CanonicalSamples:
     subject = "canonical solutions"
 
     def __init__(self) -> None:
-        self.causes = {"samples": "canonical"}
+        self.parameters: dict[str, Any] = {}
 
     def count(self, problem: Problem) -> int:
         """One sample of each problem."""

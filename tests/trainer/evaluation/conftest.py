@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine
 
-from generator.models import Base
+from generator.store import Database, open_database
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +21,8 @@ def benchmark_data() -> Path:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Engine]:
+def database(tmp_path: Path) -> Iterator[Database]:
     """An empty database with every table."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'test.db'}")
-    Base.metadata.create_all(engine)
-    yield engine
-    engine.dispose()
+    database = open_database(f"sqlite:///{tmp_path / 'test.db'}", create=True)
+    yield database
+    database.close()

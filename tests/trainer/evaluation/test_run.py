@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from generator.models import Evaluation, EvaluationSample, Recipe
+from generator.store import Database
 from sandbox_server.errors import Broken, InvalidJob, Overloaded, SandboxError, Unavailable
 from sandbox_server.jobs import (
     AssertionFailure,
@@ -25,7 +25,6 @@ from sandbox_server.jobs import (
 )
 from trainer.evaluation import run
 from trainer.evaluation.benchmarks import Benchmark, Problem
-from trainer.evaluation.rows import EvaluationRows
 from trainer.evaluation.run import CannotScore, Report, evaluate
 from trainer.evaluation.samples import Sample
 
@@ -42,7 +41,7 @@ class TwoEach:
     subject = "two each"
 
     def __init__(self) -> None:
-        self.causes = {"samples": "two each"}
+        self.parameters = {"drawn": "twice"}
 
     def count(self, problem: Problem) -> int:
         return 2
@@ -77,12 +76,8 @@ def judged(job: Job) -> Outcome:
     return Outcome(Verdict.PASSED, tests=TestReport(1, 0, True))
 
 
-async def score(sandbox: FakeSandbox, database: Engine, **more: Any) -> Report:
-    def open_rows(recipe: dict[str, Any]) -> EvaluationRows:
-        return EvaluationRows(database, benchmark="six", subject="two each", recipe=recipe, causes=TwoEach().causes)
-
-    more = {"limits": LimitsRequest()} | more
-    return await evaluate(BENCHMARK, PROBLEMS, TwoEach(), sandbox, open_rows, **more)
+async def score(sandbox: FakeSandbox, database: Database, **more: Any) -> Report:
+    return await evaluate(BENCHMARK, PROBLEMS, TwoEach(), sandbox, database, **({"limits": LimitsRequest()} | more))
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +85,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_LONGEST_WAIT_S", 0.001)
 
 
-async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Engine) -> None:
+async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Database) -> None:
     report = await score(FakeSandbox(judged), database)
 
     assert report.scores == {
@@ -100,17 +95,18 @@ async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Engine) ->
         "pass@1": 0.5,
         "verdicts": {"PASSED": 6, "FAILED": 6},
     }
-    with Session(database) as session:
+    with database.reading() as session:
         row = session.get_one(Evaluation, report.evaluation)
         recipe = session.get_one(Recipe, row.recipe_id)
         failed = session.get_one(EvaluationSample, (report.evaluation, "T/3", 1))
     assert (row.scores, row.finished_at is not None) == (report.scores, True)
     assert recipe.parameters["limits"]["memory_bytes"] == 1 << 28
+    assert recipe.parameters["drawn"] == "twice"
     assert failed.details is not None
     assert failed.details["first_failure"]["left"] == "None"
 
 
-async def test_a_second_run_runs_nothing_and_says_the_same(database: Engine) -> None:
+async def test_a_second_run_runs_nothing_and_says_the_same(database: Database) -> None:
     first = await score(FakeSandbox(judged), database)
     idle = FakeSandbox(judged)
 
@@ -120,7 +116,7 @@ async def test_a_second_run_runs_nothing_and_says_the_same(database: Engine) -> 
     assert (second.samples, second.scores) == (first.samples, first.scores)
 
 
-async def test_an_interrupted_run_goes_on_where_it_stopped(database: Engine) -> None:
+async def test_an_interrupted_run_goes_on_where_it_stopped(database: Database) -> None:
     def breaks_at_4(job: Job) -> Outcome:
         if job.request_id == "T/4#0":
             raise Broken("the host changed under us")
@@ -128,7 +124,7 @@ async def test_an_interrupted_run_goes_on_where_it_stopped(database: Engine) -> 
 
     with pytest.raises(Broken):
         await score(FakeSandbox(breaks_at_4), database, concurrency=1)
-    with Session(database) as session:
+    with database.reading() as session:
         assert session.scalars(select(Evaluation)).one().scores is None
     rest = FakeSandbox(judged)
     report = await score(rest, database)
@@ -137,7 +133,7 @@ async def test_an_interrupted_run_goes_on_where_it_stopped(database: Engine) -> 
     assert report.scores["samples"] == 12
 
 
-async def test_other_limits_are_another_evaluation(database: Engine) -> None:
+async def test_other_limits_are_another_evaluation(database: Database) -> None:
     first = await score(FakeSandbox(judged), database)
 
     second = await score(FakeSandbox(judged), database, limits=LimitsRequest(memory_bytes=1 << 27))
@@ -147,7 +143,7 @@ async def test_other_limits_are_another_evaluation(database: Engine) -> None:
 
 
 @pytest.mark.parametrize("trouble", [Overloaded("full"), Unavailable("draining")])
-async def test_the_sandboxs_trouble_is_retried_and_never_scored(database: Engine, trouble: SandboxError) -> None:
+async def test_the_sandboxs_trouble_is_retried_and_never_scored(database: Database, trouble: SandboxError) -> None:
     refused: set[str] = set()
 
     def refuses_once(job: Job) -> Outcome:
@@ -162,18 +158,18 @@ async def test_the_sandboxs_trouble_is_retried_and_never_scored(database: Engine
     assert report.scores["verdicts"] == {"PASSED": 6, "FAILED": 6}
 
 
-async def test_trouble_that_does_not_end_leaves_no_verdict(database: Engine) -> None:
+async def test_trouble_that_does_not_end_leaves_no_verdict(database: Database) -> None:
     def unreachable(job: Job) -> Outcome:
         raise Unavailable("nobody listens")
 
     with pytest.raises(Unavailable):
         await score(FakeSandbox(unreachable), database)
 
-    with Session(database) as session:
+    with database.reading() as session:
         assert session.scalars(select(EvaluationSample)).all() == []
 
 
-async def test_a_sample_that_cannot_be_run_is_named(database: Engine) -> None:
+async def test_a_sample_that_cannot_be_run_is_named(database: Database) -> None:
     def refuses(job: Job) -> Outcome:
         raise InvalidJob("code", "longer than 1 MiB")
 
@@ -181,7 +177,7 @@ async def test_a_sample_that_cannot_be_run_is_named(database: Engine) -> None:
         await score(FakeSandbox(refuses), database, concurrency=1)
 
 
-async def test_progress_starts_with_what_is_already_stored(database: Engine) -> None:
+async def test_progress_starts_with_what_is_already_stored(database: Database) -> None:
     await score(FakeSandbox(judged), database)
     seen: list[tuple[int, int]] = []
 

@@ -1,0 +1,109 @@
+"""Samples that a model writes: how it is asked, where its answer ends, and which program that makes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from generator.engines import CompletionRequest, Engine, Prompt, Sampling
+from generator.keys import key_of
+from trainer.evaluation.benchmarks import Problem
+from trainer.evaluation.samples import Sample
+
+_FENCE = "```python\n"
+# The answer was begun inside a fence, so the next one ends it; `###` begins the template's next turn.
+_INSTRUCT_STOPS = ("\n```", "```", "###")
+# A base model goes on past the function, with whatever usually follows one at the left margin.
+_BASE_STOPS = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint", "\nif ", "\nassert", "\n```", "<file_sep>")
+_PROMPT_VERSION = 1
+
+
+class ModelSamples:
+    """Samples of a model through an engine.
+
+    An instruct model gets the instruction in its template, and its response is begun for it with a code fence and the
+    code to continue; a base model gets only the code to continue (or the task as a docstring).
+
+    Args:
+        engine: where completions come from.
+        subject: the model with what identifies its content (see `identify`).
+        render: turns an instruction into the template's text up to the response; None for a base model.
+        samples: of each problem.
+        temperature: 0 is greedy.
+        max_tokens: of each completion.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        subject: str,
+        render: Callable[[str], str] | None,
+        samples: int = 1,
+        temperature: float = 0.0,
+        max_tokens: int = 512,
+    ) -> None:
+        self.subject = subject
+        self.parameters: dict[str, Any] = {
+            "prompt_version": _PROMPT_VERSION,
+            "style": "base" if render is None else "instruct",
+            "samples": samples,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
+        self._engine = engine
+        self._render = render
+        self._samples = samples
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+
+    def count(self, problem: Problem) -> int:
+        """The same number for every problem."""
+        return self._samples
+
+    async def sample(self, problem: Problem, index: int) -> Sample:
+        """Ask the model, and cut its answer to the program."""
+        key = key_of("evaluation sample", self.subject, self.parameters, problem.task_id, index)
+        sampling = Sampling(
+            temperature=self._temperature,
+            max_tokens=self._max_tokens,
+            stop=_BASE_STOPS if self._render is None else _INSTRUCT_STOPS,
+            seed=int(key[:8], 16) >> 1,  # a server's seed is often a signed 32-bit integer
+        )
+        prompt = Prompt(text=prompt_text(problem, self._render))
+        answer = (await self._engine.complete(CompletionRequest(key, prompt, sampling))).text
+        text = cut(answer, sampling.stop)
+        return Sample(completion=text, code=problem.prefix + text)
+
+
+def prompt_text(problem: Problem, render: Callable[[str], str] | None) -> str:
+    """What the model continues."""
+    if render is not None:
+        return render(problem.instruction) + _FENCE + problem.prefix
+    return problem.prefix or f'"""\n{problem.instruction}\n"""\n'
+
+
+def cut(answer: str, stops: tuple[str, ...]) -> str:
+    """The answer up to the first stop string: engines may return it, or stop a token late."""
+    return answer[: min((at for stop in stops if (at := answer.find(stop)) >= 0), default=len(answer))]
+
+
+def identify(path: Path) -> str:
+    """Hash a checkpoint's files (names and contents), so that moving it changes nothing and training it on does.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(file for file in path.rglob("*") if _belongs_to_model(file)):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
+    return digest.hexdigest()
+
+
+def _belongs_to_model(file: Path) -> bool:
+    # Optimizer and trainer state stand beside the weights and change no answer.
+    return file.is_file() and file.suffix in {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
