@@ -17,7 +17,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, LargeBinary, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Key = String(32)
@@ -187,7 +187,7 @@ class Execution(Base):
     stderr: Mapped[bytes] = mapped_column(LargeBinary)
     wall_time_ms: Mapped[float]
     cpu_time_ms: Mapped[float]
-    peak_memory_bytes: Mapped[int]
+    peak_memory_bytes: Mapped[int] = mapped_column(BigInteger)
     runtime_fingerprint: Mapped[str] = mapped_column(Text)
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
 

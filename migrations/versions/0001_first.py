@@ -13,10 +13,120 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+VIEWS = (
+    (
+        "pipeline_concepts",
+        """
+SELECT p.name AS pipeline, c.id AS concepts_id, c.seed_id, c.error
+FROM pipelines p
+JOIN pipeline_seeds s ON s.pipeline = p.name AND s.chosen
+JOIN concepts c ON c.recipe_id = p.concepts_recipe_id AND c.seed_id = s.seed_id
+    AND c.sample_index < p.concepts_samples
+""",
+    ),
+    (
+        "pipeline_instructions",
+        """
+SELECT p.name AS pipeline, i.id AS instruction_id, i.concepts_id, c.seed_id, i.error
+FROM pipelines p
+JOIN pipeline_concepts c ON c.pipeline = p.name AND c.error IS NULL
+JOIN instructions i ON i.recipe_id = p.instructions_recipe_id AND i.concepts_id = c.concepts_id
+    AND i.sample_index < p.instructions_samples
+""",
+    ),
+    (
+        "pipeline_responses",
+        """
+SELECT p.name AS pipeline, r.id AS response_id, r.instruction_id, i.concepts_id, i.seed_id, r.program_key, r.error
+FROM pipelines p
+JOIN pipeline_instructions i ON i.pipeline = p.name AND i.error IS NULL
+JOIN responses r ON r.recipe_id = p.responses_recipe_id AND r.instruction_id = i.instruction_id
+    AND r.sample_index < p.responses_samples
+""",
+    ),
+    (
+        "lineage",
+        """
+SELECT r.id AS response_id, r.sample_index, r.instruction_id, i.concepts_id, c.seed_id, r.program_key,
+    s.name AS seed_name, s.origin, s.version, s.path, s.line, s.licence,
+    r.recipe_id AS responses_recipe_id, i.recipe_id AS instructions_recipe_id, c.recipe_id AS concepts_recipe_id,
+    rr.parameters ->> 'model' AS responses_model, ri.parameters ->> 'model' AS instructions_model,
+    rc.parameters ->> 'model' AS concepts_model
+FROM responses r
+JOIN instructions i ON i.id = r.instruction_id
+JOIN concepts c ON c.id = i.concepts_id
+JOIN seeds s ON s.id = c.seed_id
+JOIN recipes rr ON rr.id = r.recipe_id
+JOIN recipes ri ON ri.id = i.recipe_id
+JOIN recipes rc ON rc.id = c.recipe_id
+""",
+    ),
+    (
+        "accepted_pairs",
+        """
+SELECT d.name AS dataset, d.version AS dataset_version, x.position, x.response_id, x.instruction, x.response,
+    r.code, r.test_code, i.category, i.difficulty, i.language, l.instruction_id, l.concepts_id, l.seed_id,
+    l.responses_model AS model, l.origin, l.licence
+FROM datasets d
+JOIN dataset_items x ON x.dataset_id = d.id
+JOIN responses r ON r.id = x.response_id
+JOIN instructions i ON i.id = r.instruction_id
+JOIN lineage l ON l.response_id = r.id
+WHERE d.version = (SELECT max(n.version) FROM datasets n WHERE n.name = d.name)
+""",
+    ),
+    (
+        "rejected_pairs",
+        """
+SELECT p.name AS pipeline, r.id AS response_id, r.instruction_id, i.instruction, r.text, r.code, r.test_code,
+    j.filter, j.filter_version, j.reason, e.verdict, e.error_type, e.error_message, m.parameters ->> 'model' AS model
+FROM pipelines p
+JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses' AND NOT j.kept
+JOIN responses r ON r.id = j.subject_id
+JOIN instructions i ON i.id = r.instruction_id
+JOIN recipes m ON m.id = r.recipe_id
+LEFT JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+""",
+    ),
+    (
+        "funnel",
+        """
+SELECT p.name AS pipeline, 1 AS step, 'seeds found' AS stage,
+    (SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = p.name) AS rows
+FROM pipelines p
+UNION ALL SELECT p.name, 2, 'seeds chosen',
+    (SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = p.name AND s.chosen) FROM pipelines p
+UNION ALL SELECT p.name, 3, 'concepts drawn',
+    (SELECT count(*) FROM pipeline_concepts c WHERE c.pipeline = p.name) FROM pipelines p
+UNION ALL SELECT p.name, 4, 'concepts read',
+    (SELECT count(*) FROM pipeline_concepts c WHERE c.pipeline = p.name AND c.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 5, 'instructions drawn',
+    (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name) FROM pipelines p
+UNION ALL SELECT p.name, 6, 'instructions read',
+    (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name AND i.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 7, 'responses drawn',
+    (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name) FROM pipelines p
+UNION ALL SELECT p.name, 8, 'responses read',
+    (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 9, 'responses executed',
+    (SELECT count(*) FROM pipeline_responses r
+     JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+     WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 10, 'responses passed',
+    (SELECT count(*) FROM pipeline_responses r
+     JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+         AND e.verdict = 'PASSED'
+     WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 11, 'pairs accepted',
+    (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
+     AND j.kept) FROM pipelines p
+""",
+    ),
+)
+
 
 def upgrade() -> None:
     """Apply."""
-    # ### commands auto generated by Alembic - please adjust! ###
     op.create_table(
         "recipes",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -25,8 +135,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_recipes")),
     )
-    with op.batch_alter_table("recipes", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_recipes_stage"), ["stage"], unique=False)
+    op.create_index("ix_recipes_stage", "recipes", ["stage"])
 
     op.create_table(
         "seeds",
@@ -63,8 +172,7 @@ def upgrade() -> None:
             "recipe_id", "seed_id", "sample_index", name=op.f("uq_concepts_recipe_id_seed_id_sample_index")
         ),
     )
-    with op.batch_alter_table("concepts", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_concepts_seed_id"), ["seed_id"], unique=False)
+    op.create_index("ix_concepts_seed_id", "concepts", ["seed_id"])
 
     op.create_table(
         "datasets",
@@ -100,16 +208,15 @@ def upgrade() -> None:
         sa.Column("stderr", sa.LargeBinary(), nullable=False),
         sa.Column("wall_time_ms", sa.Double(), nullable=False),
         sa.Column("cpu_time_ms", sa.Double(), nullable=False),
-        sa.Column("peak_memory_bytes", sa.Integer(), nullable=False),
+        sa.Column("peak_memory_bytes", sa.BigInteger(), nullable=False),
         sa.Column("runtime_fingerprint", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["recipe_id"], ["recipes.id"], name=op.f("fk_executions_recipe_id_recipes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_executions")),
         sa.UniqueConstraint("program_key", "recipe_id", name=op.f("uq_executions_program_key_recipe_id")),
     )
-    with op.batch_alter_table("executions", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_executions_recipe_id"), ["recipe_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_executions_verdict"), ["verdict"], unique=False)
+    op.create_index("ix_executions_recipe_id", "executions", ["recipe_id"])
+    op.create_index("ix_executions_verdict", "executions", ["verdict"])
 
     op.create_table(
         "judgements",
@@ -124,8 +231,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["recipe_id"], ["recipes.id"], name=op.f("fk_judgements_recipe_id_recipes")),
         sa.PrimaryKeyConstraint("recipe_id", "subject_id", name=op.f("pk_judgements")),
     )
-    with op.batch_alter_table("judgements", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_judgements_subject_id"), ["subject_id"], unique=False)
+    op.create_index("ix_judgements_subject_id", "judgements", ["subject_id"])
 
     op.create_table(
         "pipelines",
@@ -186,8 +292,7 @@ def upgrade() -> None:
             "recipe_id", "concepts_id", "sample_index", name=op.f("uq_instructions_recipe_id_concepts_id_sample_index")
         ),
     )
-    with op.batch_alter_table("instructions", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_instructions_concepts_id"), ["concepts_id"], unique=False)
+    op.create_index("ix_instructions_concepts_id", "instructions", ["concepts_id"])
 
     op.create_table(
         "pipeline_seeds",
@@ -212,8 +317,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["recipe_id"], ["recipes.id"], name=op.f("fk_trainings_recipe_id_recipes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trainings")),
     )
-    with op.batch_alter_table("trainings", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_trainings_dataset_id"), ["dataset_id"], unique=False)
+    op.create_index("ix_trainings_dataset_id", "trainings", ["dataset_id"])
 
     op.create_table(
         "evaluations",
@@ -229,9 +333,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["training_id"], ["trainings.id"], name=op.f("fk_evaluations_training_id_trainings")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_evaluations")),
     )
-    with op.batch_alter_table("evaluations", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_evaluations_benchmark"), ["benchmark"], unique=False)
-        batch_op.create_index(batch_op.f("ix_evaluations_training_id"), ["training_id"], unique=False)
+    op.create_index("ix_evaluations_benchmark", "evaluations", ["benchmark"])
+    op.create_index("ix_evaluations_training_id", "evaluations", ["training_id"])
 
     op.create_table(
         "responses",
@@ -264,9 +367,8 @@ def upgrade() -> None:
             name=op.f("uq_responses_recipe_id_instruction_id_sample_index"),
         ),
     )
-    with op.batch_alter_table("responses", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_responses_instruction_id"), ["instruction_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_responses_program_key"), ["program_key"], unique=False)
+    op.create_index("ix_responses_instruction_id", "responses", ["instruction_id"])
+    op.create_index("ix_responses_program_key", "responses", ["program_key"])
 
     op.create_table(
         "dataset_items",
@@ -279,8 +381,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["response_id"], ["responses.id"], name=op.f("fk_dataset_items_response_id_responses")),
         sa.PrimaryKeyConstraint("dataset_id", "position", name=op.f("pk_dataset_items")),
     )
-    with op.batch_alter_table("dataset_items", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_dataset_items_response_id"), ["response_id"], unique=False)
+    op.create_index("ix_dataset_items_response_id", "dataset_items", ["response_id"])
 
     op.create_table(
         "evaluation_samples",
@@ -296,60 +397,36 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("evaluation_id", "task_id", "sample_index", name=op.f("pk_evaluation_samples")),
     )
-    with op.batch_alter_table("evaluation_samples", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_evaluation_samples_verdict"), ["verdict"], unique=False)
-
-    # ### end Alembic commands ###
+    op.create_index("ix_evaluation_samples_verdict", "evaluation_samples", ["verdict"])
+    for name, query in VIEWS:
+        op.execute(f"CREATE VIEW {name} AS{query}")
 
 
 def downgrade() -> None:
     """Undo."""
-    # ### commands auto generated by Alembic - please adjust! ###
-    with op.batch_alter_table("evaluation_samples", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_evaluation_samples_verdict"))
+    for name, _ in reversed(VIEWS):
+        op.execute(f"DROP VIEW {name}")
 
     op.drop_table("evaluation_samples")
-    with op.batch_alter_table("dataset_items", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_dataset_items_response_id"))
 
     op.drop_table("dataset_items")
-    with op.batch_alter_table("responses", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_responses_program_key"))
-        batch_op.drop_index(batch_op.f("ix_responses_instruction_id"))
 
     op.drop_table("responses")
-    with op.batch_alter_table("evaluations", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_evaluations_training_id"))
-        batch_op.drop_index(batch_op.f("ix_evaluations_benchmark"))
 
     op.drop_table("evaluations")
-    with op.batch_alter_table("trainings", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_trainings_dataset_id"))
 
     op.drop_table("trainings")
     op.drop_table("pipeline_seeds")
-    with op.batch_alter_table("instructions", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_instructions_concepts_id"))
 
     op.drop_table("instructions")
     op.drop_table("pipelines")
-    with op.batch_alter_table("judgements", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_judgements_subject_id"))
 
     op.drop_table("judgements")
-    with op.batch_alter_table("executions", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_executions_verdict"))
-        batch_op.drop_index(batch_op.f("ix_executions_recipe_id"))
 
     op.drop_table("executions")
     op.drop_table("datasets")
-    with op.batch_alter_table("concepts", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_concepts_seed_id"))
 
     op.drop_table("concepts")
     op.drop_table("seeds")
-    with op.batch_alter_table("recipes", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_recipes_stage"))
 
     op.drop_table("recipes")
-    # ### end Alembic commands ###

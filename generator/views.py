@@ -1,0 +1,112 @@
+"""The SQL interface: views that stay stable while tables change. `docs/sql.md` shows them at work.
+
+Each runs unchanged on SQLite and PostgreSQL. A database gets them from its migrations, which hold copies of their own; a
+test compares those with these.
+"""
+
+from __future__ import annotations
+
+PIPELINE_CONCEPTS = """
+SELECT p.name AS pipeline, c.id AS concepts_id, c.seed_id, c.error
+FROM pipelines p
+JOIN pipeline_seeds s ON s.pipeline = p.name AND s.chosen
+JOIN concepts c ON c.recipe_id = p.concepts_recipe_id AND c.seed_id = s.seed_id
+    AND c.sample_index < p.concepts_samples
+"""
+
+PIPELINE_INSTRUCTIONS = """
+SELECT p.name AS pipeline, i.id AS instruction_id, i.concepts_id, c.seed_id, i.error
+FROM pipelines p
+JOIN pipeline_concepts c ON c.pipeline = p.name AND c.error IS NULL
+JOIN instructions i ON i.recipe_id = p.instructions_recipe_id AND i.concepts_id = c.concepts_id
+    AND i.sample_index < p.instructions_samples
+"""
+
+PIPELINE_RESPONSES = """
+SELECT p.name AS pipeline, r.id AS response_id, r.instruction_id, i.concepts_id, i.seed_id, r.program_key, r.error
+FROM pipelines p
+JOIN pipeline_instructions i ON i.pipeline = p.name AND i.error IS NULL
+JOIN responses r ON r.recipe_id = p.responses_recipe_id AND r.instruction_id = i.instruction_id
+    AND r.sample_index < p.responses_samples
+"""
+
+LINEAGE = """
+SELECT r.id AS response_id, r.sample_index, r.instruction_id, i.concepts_id, c.seed_id, r.program_key,
+    s.name AS seed_name, s.origin, s.version, s.path, s.line, s.licence,
+    r.recipe_id AS responses_recipe_id, i.recipe_id AS instructions_recipe_id, c.recipe_id AS concepts_recipe_id,
+    rr.parameters ->> 'model' AS responses_model, ri.parameters ->> 'model' AS instructions_model,
+    rc.parameters ->> 'model' AS concepts_model
+FROM responses r
+JOIN instructions i ON i.id = r.instruction_id
+JOIN concepts c ON c.id = i.concepts_id
+JOIN seeds s ON s.id = c.seed_id
+JOIN recipes rr ON rr.id = r.recipe_id
+JOIN recipes ri ON ri.id = i.recipe_id
+JOIN recipes rc ON rc.id = c.recipe_id
+"""
+
+ACCEPTED_PAIRS = """
+SELECT d.name AS dataset, d.version AS dataset_version, x.position, x.response_id, x.instruction, x.response,
+    r.code, r.test_code, i.category, i.difficulty, i.language, l.instruction_id, l.concepts_id, l.seed_id,
+    l.responses_model AS model, l.origin, l.licence
+FROM datasets d
+JOIN dataset_items x ON x.dataset_id = d.id
+JOIN responses r ON r.id = x.response_id
+JOIN instructions i ON i.id = r.instruction_id
+JOIN lineage l ON l.response_id = r.id
+WHERE d.version = (SELECT max(n.version) FROM datasets n WHERE n.name = d.name)
+"""
+
+REJECTED_PAIRS = """
+SELECT p.name AS pipeline, r.id AS response_id, r.instruction_id, i.instruction, r.text, r.code, r.test_code,
+    j.filter, j.filter_version, j.reason, e.verdict, e.error_type, e.error_message, m.parameters ->> 'model' AS model
+FROM pipelines p
+JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses' AND NOT j.kept
+JOIN responses r ON r.id = j.subject_id
+JOIN instructions i ON i.id = r.instruction_id
+JOIN recipes m ON m.id = r.recipe_id
+LEFT JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+"""
+
+FUNNEL = """
+SELECT p.name AS pipeline, 1 AS step, 'seeds found' AS stage,
+    (SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = p.name) AS rows
+FROM pipelines p
+UNION ALL SELECT p.name, 2, 'seeds chosen',
+    (SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = p.name AND s.chosen) FROM pipelines p
+UNION ALL SELECT p.name, 3, 'concepts drawn',
+    (SELECT count(*) FROM pipeline_concepts c WHERE c.pipeline = p.name) FROM pipelines p
+UNION ALL SELECT p.name, 4, 'concepts read',
+    (SELECT count(*) FROM pipeline_concepts c WHERE c.pipeline = p.name AND c.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 5, 'instructions drawn',
+    (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name) FROM pipelines p
+UNION ALL SELECT p.name, 6, 'instructions read',
+    (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name AND i.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 7, 'responses drawn',
+    (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name) FROM pipelines p
+UNION ALL SELECT p.name, 8, 'responses read',
+    (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 9, 'responses executed',
+    (SELECT count(*) FROM pipeline_responses r
+     JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+     WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 10, 'responses passed',
+    (SELECT count(*) FROM pipeline_responses r
+     JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+         AND e.verdict = 'PASSED'
+     WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT p.name, 11, 'pairs accepted',
+    (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
+     AND j.kept) FROM pipelines p
+"""
+
+VIEWS: tuple[tuple[str, str], ...] = (
+    # Later ones read earlier ones.
+    ("pipeline_concepts", PIPELINE_CONCEPTS),
+    ("pipeline_instructions", PIPELINE_INSTRUCTIONS),
+    ("pipeline_responses", PIPELINE_RESPONSES),
+    ("lineage", LINEAGE),
+    ("accepted_pairs", ACCEPTED_PAIRS),
+    ("rejected_pairs", REJECTED_PAIRS),
+    ("funnel", FUNNEL),
+)
