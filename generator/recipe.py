@@ -6,6 +6,7 @@ are carried as tables.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +81,8 @@ class SandboxSettings:
     runtime: str = "python"
     concurrency: int = 0
     """Runs in flight; 0 means twice the server's slots."""
+    patience_s: float = 120.0
+    """How long a build waits for a sandbox that is overloaded or away before it stops."""
     limits: LimitsRequest = LimitsRequest()
 
 
@@ -89,6 +92,17 @@ class DatasetSettings:
 
     name: str = ""
     """Empty: the recipe's own name."""
+    sections: tuple[Literal["reasoning", "implementation", "explanation", "tests"], ...] = (
+        "reasoning",
+        "implementation",
+        "explanation",
+    )
+    """Parts of an answer that are trained on, in this order."""
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no answer."""
+        if not self.sections or len(set(self.sections)) < len(self.sections):
+            raise ValueError("sections must name at least one part, and each at most once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +130,7 @@ def load_recipe(path: Path) -> Recipe:
         SettingsError: names the file, the key and what was expected.
     """
     recipe = parse(Recipe, read_toml(path), str(path))
-    if not recipe.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise SettingsError(f"{path} name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}")
+    for key, name in (("name", recipe.name), ("dataset name", recipe.dataset.name or recipe.name)):
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name):
+            raise SettingsError(f"{path} {key}: expected letters, digits, '-', '_' and '.', at most 128, got {name!r}")
     return recipe

@@ -1,0 +1,94 @@
+"""What makes each stage's rows what they are: a recipe file's settings become the parameters of `recipes` rows.
+
+Everything that changes a result is in here and nothing that does not: not the engine (a server, a process and a
+recording of one model draw from the same distribution), not addresses, concurrency or folders of output, and not the
+number of samples, so that asking for more keeps those there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from generator.recipe import ModelSettings, Recipe, StageSettings
+from generator.stages import Stage
+from generator.store import recipe_key
+from sandbox_server.jobs import Limits, LimitsRequest, RuntimeInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A row of `recipes`, stored or not."""
+
+    stage: str
+    parameters: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Its key."""
+        return recipe_key(self.stage, self.parameters)
+
+
+def seeds(recipe: Recipe) -> Cause:
+    """Where seeds are looked for."""
+    settings = dataclasses.asdict(recipe.seeds)
+    del settings["limit"]  # says how many are read, not which are there
+    return Cause("seeds", _plain(settings))
+
+
+def seed_filters(filters: Iterable[tuple[str, str]]) -> Cause:
+    """Which filters seeds pass, by name and version."""
+    return Cause("seed filters", {"filters": [list(entry) for entry in filters]})
+
+
+def generation(recipe: Recipe, stage: Stage) -> Cause:
+    """How one stage's completions are drawn and read."""
+    settings = stage_settings(recipe, stage.name)
+    parameters = {
+        "model": model_name(recipe.model),
+        "seed": recipe.seed,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "max_tokens": settings.max_tokens,
+    }
+    return Cause(stage.name, parameters | stage.fingerprint(settings, recipe.model.mode))
+
+
+def execution(runtime: RuntimeInfo, limits: Limits) -> Cause:
+    """What programs are run in."""
+    return Cause(
+        "executions",
+        {"runtime": runtime.name, "fingerprint": runtime.fingerprint, "limits": dataclasses.asdict(limits)},
+    )
+
+
+def selection(recipe: Recipe, filters: Iterable[tuple[str, str]], before: Iterable[Cause]) -> Cause:
+    """How pairs are chosen, and from what: the recipes of all stages before are named."""
+    parameters: dict[str, Any] = {cause.stage: cause.id for cause in before}
+    parameters["filters"] = [list(entry) for entry in filters]
+    parameters["sections"] = list(recipe.dataset.sections)
+    return Cause("selection", parameters)
+
+
+def stage_settings(recipe: Recipe, stage: str) -> StageSettings:
+    """The settings of the generation stage named `stage`."""
+    settings = getattr(recipe, stage)
+    assert isinstance(settings, StageSettings)
+    return settings
+
+
+def model_name(model: ModelSettings) -> str:
+    """A model as rows name it."""
+    return f"{model.name}@{model.revision}" if model.revision else model.name
+
+
+def complete_limits(asked: LimitsRequest, default: Limits) -> Limits:
+    """Fill what was not asked for with the server's defaults."""
+    given = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
+    return dataclasses.replace(default, **given)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}

@@ -1,0 +1,242 @@
+"""The work list as queries: what each stage has, and which of its rows are missing.
+
+A stage's work is the anti-join "parents times samples without a row under this recipe", so that resuming, going on
+after a failure, and rebuilding after a change are one thing. Pages follow an index and start where the last one ended,
+which keeps a page's cost the same however long the list is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute
+
+from generator.models import Concepts, Execution, Instruction, PipelineSeed, Response, Seed
+from generator.records import ConceptsInput, InstructionInput, Parent, SeedRecord
+from generator.store import Database
+
+PAGE_ROWS = 500
+
+Generated = type[Concepts] | type[Instruction] | type[Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The rows that one pipeline means: its chosen seeds and what its recipes made of them.
+
+    Attributes:
+        pipeline: name in `pipelines` and `pipeline_seeds`.
+        recipes: recipe id by generation stage.
+        samples: samples of each parent by generation stage.
+    """
+
+    pipeline: str
+    recipes: dict[str, str]
+    samples: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Where a generation stage's rows are, and how they are made from the rows above.
+
+    Attributes:
+        table: of the rows.
+        parent_id: its column that names the parent.
+        above: the generation stage of the parents; None for seeds.
+        parent: the columns that `read` takes, the parent's id first.
+        order: the parent's columns that pages follow; they begin with what its index begins with after the recipe.
+        read: makes the stage's input of the columns of `parent` after the first.
+    """
+
+    table: Generated
+    parent_id: InstrumentedAttribute[str]
+    above: str | None
+    parent: tuple[InstrumentedAttribute[Any], ...]
+    order: tuple[InstrumentedAttribute[Any], ...]
+    read: Callable[..., Parent]
+
+
+LEVELS: dict[str, Level] = {
+    "concepts": Level(
+        table=Concepts,
+        parent_id=Concepts.seed_id,
+        above=None,
+        parent=(
+            *(PipelineSeed.seed_id, Seed.name, Seed.code, Seed.docstring, Seed.origin, Seed.version, Seed.path),
+            *(Seed.line, Seed.licence, Seed.licence_source),
+        ),
+        order=(PipelineSeed.seed_id,),
+        read=SeedRecord,
+    ),
+    "instructions": Level(
+        table=Instruction,
+        parent_id=Instruction.concepts_id,
+        above="concepts",
+        parent=(Concepts.id, Concepts.concepts),
+        order=(Concepts.seed_id, Concepts.sample_index),
+        read=lambda concepts: ConceptsInput(tuple(concepts)),
+    ),
+    "responses": Level(
+        table=Response,
+        parent_id=Response.instruction_id,
+        above="instructions",
+        parent=(Instruction.id, Instruction.instruction),
+        order=(Instruction.concepts_id, Instruction.sample_index),
+        read=InstructionInput,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row to make: sample `sample_index` of a parent."""
+
+    parent_id: str
+    sample_index: int
+    parent: Parent
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program to run."""
+
+    key: str
+    code: str
+    tests: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How far a generation stage is.
+
+    Attributes:
+        parents: rows above that can be read.
+        rows: rows there are.
+        usable: those of them that were read without an error.
+    """
+
+    parents: int
+    rows: int
+    usable: int
+
+
+def rows_of(chain: Chain, stage: str | None) -> sa.Select[Any]:
+    """Select the ids of a stage's rows in a chain; None selects the chosen seeds."""
+    if stage is None:
+        return sa.select(PipelineSeed.seed_id).where(PipelineSeed.pipeline == chain.pipeline, PipelineSeed.chosen)
+    level = LEVELS[stage]
+    above = LEVELS[level.above].table.id if level.above else PipelineSeed.seed_id
+    return (
+        usable_of(chain, level.above)
+        .where(
+            level.parent_id == above,
+            level.table.recipe_id == chain.recipes[stage],
+            level.table.sample_index < chain.samples[stage],
+        )
+        .with_only_columns(level.table.id)
+    )
+
+
+def usable_of(chain: Chain, stage: str | None) -> sa.Select[Any]:
+    """Select those of `rows_of` that the next stage can read."""
+    rows = rows_of(chain, stage)
+    return rows.where(LEVELS[stage].table.error.is_(None)) if stage else rows
+
+
+def count(database: Database, chain: Chain, stage: str) -> Count:
+    """Count what a generation stage has."""
+    level = LEVELS[stage]
+    counts = rows_of(chain, stage).with_only_columns(
+        sa.func.count(), sa.func.count().filter(level.table.error.is_(None))
+    )
+    parents = usable_of(chain, level.above).with_only_columns(sa.func.count())
+    with database.reading() as session:
+        found, usable = session.execute(counts).one()
+        return Count(session.scalar(parents) or 0, found, usable)
+
+
+def count_programs(database: Database, chain: Chain, recipe_id: str | None) -> tuple[int, int]:
+    """Count the distinct programs of a chain's responses, and those of them that were run under `recipe_id`."""
+    keys = rows_of(chain, "responses").with_only_columns(Response.program_key)
+    programs = keys.where(Response.program_key.is_not(None)).distinct().subquery()
+    run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == programs.c.program_key)
+    counts = sa.select(sa.func.count(), sa.func.count().filter(run)).select_from(programs)
+    with database.reading() as session:
+        wanted, done = session.execute(counts).one()
+    return wanted, done
+
+
+def pending_draws(database: Database, chain: Chain, stage: str) -> Iterator[list[Draw]]:
+    """Yield the rows that a generation stage still has to make, a page at a time.
+
+    No transaction is held between pages, since a model works meanwhile.
+    """
+    level = LEVELS[stage]
+    samples = _samples(chain.samples[stage])
+    made = sa.exists().where(
+        level.table.recipe_id == chain.recipes[stage],
+        level.parent_id == level.parent[0],
+        level.table.sample_index == samples.c.i,
+    )
+    place = (*level.order, samples.c.i)
+    query = sa.select(*level.parent, *place).where(*_is_usable(chain, level.above), ~made)
+    if level.above is None:
+        query = query.join_from(PipelineSeed, Seed, Seed.id == PipelineSeed.seed_id)
+    query = query.join(samples, sa.true())
+    for page in _pages(database, query, place):
+        yield [Draw(row[0], row[-1], level.read(*row[1 : len(level.parent)])) for row in page]
+
+
+def pending_programs(database: Database, chain: Chain, recipe_id: str) -> Iterator[list[Program]]:
+    """Yield the programs that have not been run under `recipe_id`, a page at a time.
+
+    Responses with the same program give it once in a page, but can give it again in a later one as long as it is not
+    stored: the caller leaves out what is in flight.
+    """
+    run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
+    program = (Response.program_key, Response.code, Response.test_code)
+    place = (Response.instruction_id, Response.sample_index)
+    query = sa.select(*program, *place).where(*_is_usable(chain, "responses"), Response.program_key.is_not(None), ~run)
+    for page in _pages(database, query, place):
+        yield list({row.program_key: Program(row.program_key, row.code, row.test_code) for row in page}.values())
+
+
+def _is_usable(chain: Chain, stage: str | None) -> list[Any]:
+    """What makes a row of `stage` one of the chain's usable ones, asked upwards from that row.
+
+    Written apart from `rows_of` because that counts from the seeds down, and pages go along an index of the rows and
+    ask of each whether it belongs.
+    """
+    if stage is None:
+        return [PipelineSeed.pipeline == chain.pipeline, PipelineSeed.chosen]
+    level = LEVELS[stage]
+    above = LEVELS[level.above].table.id if level.above else PipelineSeed.seed_id
+    return [
+        level.table.recipe_id == chain.recipes[stage],
+        level.table.sample_index < chain.samples[stage],
+        level.table.error.is_(None),
+        sa.exists().where(above == level.parent_id, *_is_usable(chain, level.above)).correlate(level.table),
+    ]
+
+
+def _pages(database: Database, query: Any, place: tuple[Any, ...]) -> Iterator[list[sa.Row[Any]]]:
+    query = query.order_by(*place).limit(PAGE_ROWS)
+    page_query = query
+    while True:
+        with database.reading() as session:
+            page = list(session.execute(page_query))
+        if page:
+            yield page
+        if len(page) < PAGE_ROWS:
+            return
+        last = tuple(page[-1])[-len(place) :]
+        # The first condition follows from the second, but only the first is surely looked up in the index.
+        page_query = query.where(place[0] >= last[0], sa.tuple_(*place) > sa.tuple_(*last))
+
+
+def _samples(number: int) -> sa.CTE:
+    first = sa.select(sa.literal(0).label("i")).cte("samples", recursive=True)
+    return first.union_all(sa.select(first.c.i + 1).where(first.c.i + 1 < number))
