@@ -2,6 +2,213 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
-COMMANDS: tuple[click.Command, ...] = ()
+if TYPE_CHECKING:
+    from sandbox_server.config import ServerConfig
+    from sandbox_server.jobs import Job, Outcome, SandboxInfo
+    from sandbox_server.sandbox import Sandbox
+
+T = TypeVar("T")
+
+_ADDRESS_HELP = "host:port or unix:/path of a server."
+
+
+@click.group()
+def sandbox() -> None:
+    """Run programs that nobody has read."""
+
+
+@sandbox.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="TOML file.")
+@click.option("--address", help="host:port or unix:/path to listen on; the same as --set address=...")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting; may be given many times.")
+@click.option("--parent-pid", type=int, hidden=True, help="Stop when this process, the parent, dies.")
+def serve(config_path: Path | None, address: str | None, overrides: tuple[str, ...], parent_pid: int | None) -> None:
+    """Serve the sandbox over gRPC until SIGTERM or Ctrl-C; a second one does not wait for runs in flight."""
+    # Read when grpc is first imported: the jails are started by fork and exec, which its fork handlers only disturb.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from sandbox_server import logs
+    from sandbox_server.config import ServerConfig, load
+
+    if parent_pid is not None:
+        _die_with(parent_pid)
+    with _user_errors():
+        flags = (*overrides, f"address={address}") if address else overrides
+        config: ServerConfig = load(ServerConfig, config_path, overrides=flags)
+        logs.configure(config.log_level, config.log_format)
+        asyncio.run(_serve(config))
+
+
+async def _serve(config: ServerConfig) -> None:
+    from sandbox_server.jail import SandboxConfig, open_sandbox
+    from sandbox_server.server import serving
+
+    stopping = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        if stopping.is_set():
+            task.cancel()
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    with contextlib.suppress(asyncio.CancelledError):
+        jails = await open_sandbox(SandboxConfig())
+        try:
+            async with serving(jails, config) as bound:
+                click.echo(f"serving on {bound}")
+                await stopping.wait()
+        finally:
+            await jails.close()
+
+
+@sandbox.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--tests", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="File with its tests.")
+@click.option("--expect-tests", is_flag=True, help="FILE tests itself: count its assertions.")
+@click.option("--address", help=_ADDRESS_HELP + " Without it, the program runs in a jail of this process.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole outcome as JSON.")
+def run(file: Path, tests: Path | None, expect_tests: bool, address: str | None, as_json: bool) -> None:
+    """Run the Python program FILE and tell how it ended. The status is 0 for PASSED, and for EXITED with 0."""
+    from sandbox_server.jobs import Job
+
+    job = Job(code=_text(file), tests=_text(tests) if tests else "", expect_tests=expect_tests)
+    outcome = _with_sandbox(address, lambda sandbox: sandbox.run(job))
+    if as_json:
+        click.echo(_json(outcome))
+    else:
+        _print_outcome(job, outcome)
+    raise SystemExit(0 if outcome.verdict == "PASSED" or (outcome.verdict == "EXITED" and not outcome.exit_code) else 1)
+
+
+@sandbox.command()
+@click.option("--address", help=_ADDRESS_HELP + " Without it, what this host would offer.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def info(address: str | None, as_json: bool) -> None:
+    """Show version, runtimes, limits, and the isolation that is really in force."""
+    answer = _with_sandbox(address, lambda sandbox: sandbox.info())
+    if as_json:
+        click.echo(_json(answer))
+    else:
+        _print_info(answer)
+
+
+def _with_sandbox(address: str | None, use: Callable[[Sandbox], Coroutine[Any, Any, T]]) -> T:
+    async def main() -> T:
+        async with _sandbox(address) as sandbox:
+            return await use(sandbox)
+
+    with _user_errors():
+        return asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def _sandbox(address: str | None) -> AsyncIterator[Sandbox]:
+    if address is not None:
+        from sandbox_server.client import connect
+
+        async with connect(address) as remote:
+            yield remote
+        return
+    from sandbox_server.jail import SandboxConfig, open_sandbox
+
+    local = await open_sandbox(SandboxConfig(slots=1))
+    try:
+        yield local
+    finally:
+        await local.close()
+
+
+@contextlib.contextmanager
+def _user_errors() -> Any:
+    """Let what the user can mend leave as one line."""
+    from sandbox_server.errors import SandboxError
+    from sandbox_server.settings import SettingsError
+
+    try:
+        yield
+    except (SandboxError, SettingsError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _die_with(parent_pid: int) -> None:
+    """Have the kernel send SIGTERM when the parent dies, however it dies."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    if ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0) != 0:
+        raise click.ClickException(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
+    if os.getppid() != parent_pid:  # it died before the call above
+        raise click.ClickException(f"the parent process, {parent_pid}, is gone")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(dataclasses.asdict(value), default=lambda data: data.decode("utf-8", "replace"))
+
+
+def _print_outcome(job: Job, outcome: Outcome) -> None:
+    click.echo(outcome.stdout, nl=False)
+    click.echo(outcome.stderr, nl=False, err=True)
+    usage = outcome.usage
+    line = [str(outcome.verdict)]
+    if outcome.tests is not None:
+        line.append(f"{outcome.tests.assertions_run - outcome.tests.assertions_failed}/{outcome.tests.assertions_run}")
+    if outcome.exit_code is not None:
+        line.append(f"exit code {outcome.exit_code}")
+    if outcome.signal is not None:
+        line.append(f"signal {outcome.signal}")
+    line.append(f"{usage.wall_time_ms:.1f} ms wall, {usage.cpu_time_ms:.1f} ms CPU")
+    if usage.peak_memory_bytes:
+        line.append(f"{usage.peak_memory_bytes / 2**20:.1f} MiB")
+    click.echo("  ".join(line), err=True)
+    failure = outcome.tests.first_failure if outcome.tests else None
+    if failure is not None:
+        click.echo(f"line {failure.line}: {failure.assertion}", err=True)
+        if failure.operator:
+            click.echo(f"  {failure.left} {failure.operator} {failure.right} does not hold", err=True)
+        if failure.message:
+            click.echo(f"  {failure.message}", err=True)
+    if outcome.error is not None:
+        click.echo(outcome.error.traceback or f"{outcome.error.type}: {outcome.error.message}", err=True)
+
+
+def _print_info(info: SandboxInfo) -> None:
+    click.echo(f"version     {info.version}")
+    click.echo(f"slots       {info.slots}, queue {info.queue_size}")
+    for runtime in info.runtimes:
+        packages = f", {len(runtime.packages)} packages" if runtime.packages else ""
+        warm = "warm" if runtime.warm else "cold"
+        click.echo(f"runtime     {runtime.name}: {runtime.interpreter or 'commands'}, {warm}{packages}")
+    for name, default in dataclasses.asdict(info.default_limits).items():
+        click.echo(f"limit       {name} {default}, at most {getattr(info.maximum_limits, name)}")
+    isolation = info.isolation
+    click.echo(f"namespaces  {', '.join(isolation.namespaces) or 'none'}")
+    click.echo(f"seccomp     {'yes' if isolation.seccomp else 'no'}")
+    click.echo(f"cgroup      {isolation.cgroup}")
+    click.echo(f"rootless    {'yes' if isolation.rootless else 'no'}")
+    for warning in isolation.warnings:
+        click.echo(f"weaker      {warning}")
+
+
+COMMANDS: tuple[click.Command, ...] = (sandbox,)

@@ -49,7 +49,16 @@ class Retryable(SandboxError):
 
 
 class Overloaded(Retryable):
-    """The queue is full."""
+    """The queue is full.
+
+    Args:
+        message: what is full.
+        retry_after_ms: how long to wait before trying again, when that is known.
+    """
+
+    def __init__(self, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class Unavailable(Retryable):

@@ -1,0 +1,149 @@
+"""How a sandbox server is set up: a TOML file, then the environment, then flags; the later wins.
+
+A key is spelled the same everywhere: ``tls.certificate`` is the key ``certificate`` of the table ``[tls]``, the
+variable ``SELFALIGN_SANDBOX_TLS__CERTIFICATE``, and the flag ``--set tls.certificate=...``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sandbox_server.settings import SettingsError, parse, read_toml
+
+DEFAULT_ADDRESS = "127.0.0.1:50061"
+ENVIRONMENT_PREFIX = "SELFALIGN_SANDBOX_"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Transport security. With `client_ca`, only clients with a certificate of that authority are let in (mTLS)."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The service. What runs the programs is set up by its own table, ``[sandbox]``.
+
+    Args:
+        address: ``host:port`` (port 0: any free one) or ``unix:/path``. Anything but loopback and unix sockets needs
+            `tls`, and `token_file` or `tls.client_ca`.
+        tls: certificate and key; absent means plain text.
+        token_file: file whose first line clients must send as ``authorization: Bearer ...``.
+        max_message_bytes: largest request and largest response.
+        drain_grace_s: how long runs in flight may go on after SIGTERM.
+        drain_pause_s: how long to keep serving, already NOT_SERVING, so that load balancers take notice.
+        log_level: least severe record to log.
+        log_format: ``json`` (one object a line) or ``text``.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    tls: TlsConfig | None = None
+    token_file: Path | None = None
+    max_message_bytes: int = 32 * 1024 * 1024
+    drain_grace_s: float = 30.0
+    drain_pause_s: float = 0.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+    def __post_init__(self) -> None:
+        if self.max_message_bytes < 64 * 1024:
+            raise ValueError(f"max_message_bytes: {self.max_message_bytes} is too small; expected at least 65536")
+        for name in ("drain_grace_s", "drain_pause_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is negative")
+        if not is_private(self.address):
+            problem = "can be reached from other machines"
+            if self.tls is None:
+                raise ValueError(
+                    f"address: {self.address} {problem}; set tls.certificate and tls.key, or bind 127.0.0.1"
+                )
+            if self.token_file is None and self.tls.client_ca is None:
+                raise ValueError(f"address: {self.address} {problem}; set token_file or tls.client_ca")
+
+
+def is_private(address: str) -> bool:
+    """True if only this machine can reach `address`.
+
+    Raises:
+        ValueError: `address` is neither ``host:port`` nor ``unix:/path``.
+    """
+    if address.startswith("unix:"):
+        if not address.removeprefix("unix:"):
+            raise ValueError("address: 'unix:' names no path; expected unix:/path")
+        return True
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"address: {address!r} is neither host:port nor unix:/path")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load(
+    cls: type[Any],
+    path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
+) -> Any:
+    """Read the whole configuration.
+
+    Args:
+        cls: the dataclass that describes it.
+        path: TOML file, if any.
+        environment: variables; those that begin with ``SELFALIGN_SANDBOX_`` are read. None means the process's own.
+        overrides: ``key=value``, dotted keys for tables.
+
+    Raises:
+        SettingsError: with the file, variable or flag, and what was expected.
+    """
+    values = read_toml(path) if path is not None else {}
+    for name, text in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            _put(values, key, _read(cls, key, text), name)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override}: expected key=value")
+        _put(values, key, _read(cls, key, text), f"--set {override}")
+    return parse(cls, values, str(path) if path is not None else "settings")
+
+
+def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *tables, last = key.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"{where}: {table!r} is not a table")
+    values[last] = value
+
+
+def _read(cls: type[Any], key: str, text: str) -> Any:
+    """Read the text of a variable or flag as the type that the key has; unknown keys are left for `parse` to name."""
+    hint: Any = cls
+    for part in key.split("."):
+        hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        hint = hints.get(part, str)
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if typing.get_origin(hint) not in (tuple, dict, Literal) and len(options) == 1:
+            hint = options[0]
+    if hint in (str, Path) or typing.get_origin(hint) is Literal:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

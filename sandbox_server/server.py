@@ -1,0 +1,132 @@
+"""Serve a sandbox over gRPC: the composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from sandbox_server.auth import RequireToken, read_token, server_credentials
+from sandbox_server.config import ServerConfig
+from sandbox_server.errors import HostUnfit
+from sandbox_server.jobs import Job, SandboxInfo, Verdict
+from sandbox_server.sandbox import Sandbox
+from sandbox_server.servicer import SandboxServicer
+from sandbox_server.settings import SettingsError
+from sandbox_server.wire import SERVICE
+
+logger = logging.getLogger(__name__)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@contextlib.asynccontextmanager
+async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
+    """Serve `sandbox` until the block is left, then drain.
+
+    Health turns SERVING once a real job has passed in every Python runtime. Draining turns it NOT_SERVING, refuses new
+    calls, and lets those in flight finish for `config.drain_grace_s`; cancelling the drain ends them at once. The
+    sandbox stays open: it is the caller's.
+
+    Yields:
+        The address that is bound, with the real port.
+
+    Raises:
+        SettingsError: the address, a certificate or the token cannot be used.
+        HostUnfit: the sandbox does not pass its own self-test.
+    """
+    info = await sandbox.info()
+    health = health_aio.HealthServicer()
+    for name in ("", SERVICE):
+        await health.set(name, _NOT_SERVING)
+    server = grpc.aio.server(
+        interceptors=[RequireToken(read_token(config.token_file))] if config.token_file else [],
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+        ],
+    )
+    server.add_registered_method_handlers(SERVICE, SandboxServicer(sandbox, info).handlers())
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((SERVICE, health_service, reflection.SERVICE_NAME), server)
+    address = _bind(server, config)
+    await server.start()
+    try:
+        await _self_test(sandbox, info)
+        for name in ("", SERVICE):
+            await health.set(name, _SERVING)
+        logger.info("serving", extra={"address": address, "slots": info.slots})
+        yield address
+    finally:
+        await _drain(server, health, config)
+
+
+async def _drain(server: grpc.aio.Server, health: health_aio.HealthServicer, config: ServerConfig) -> None:
+    await health.enter_graceful_shutdown()
+    try:
+        await asyncio.sleep(config.drain_pause_s)
+        await server.stop(config.drain_grace_s)
+    finally:
+        await server.stop(None)  # after a cancelled drain: what is still in flight ends now
+    logger.info("stopped")
+
+
+async def _self_test(sandbox: Sandbox, info: SandboxInfo) -> None:
+    for runtime in info.runtimes:
+        if not runtime.interpreter:  # a command runtime: what its commands are is not known here
+            continue
+        job = Job(code="def double(x):\n    return 2 * x\n", tests="assert double(21) == 42\n", runtime=runtime.name)
+        outcome = await sandbox.run(job)
+        if outcome.verdict is not Verdict.PASSED:
+            reason = outcome.error.message if outcome.error else outcome.stderr.decode("utf-8", "replace")[-500:]
+            raise HostUnfit(f"the self-test of runtime {runtime.name!r} ended with {outcome.verdict}: {reason}")
+
+
+def _bind(server: grpc.aio.Server, config: ServerConfig) -> str:
+    if config.address.startswith("unix:"):
+        return _bind_unix(server, config)
+    try:
+        if config.tls:
+            port = server.add_secure_port(config.address, server_credentials(config.tls))
+        else:
+            port = server.add_insecure_port(config.address)
+    except RuntimeError as error:
+        raise SettingsError(f"address: {config.address} cannot be bound: in use, or not of this machine") from error
+    return f"{config.address.rpartition(':')[0]}:{port}"
+
+
+def _bind_unix(server: grpc.aio.Server, config: ServerConfig) -> str:
+    path = Path(config.address.removeprefix("unix:"))
+    if _is_listening(path):
+        raise SettingsError(f"address: {config.address} is in use by another server")
+    mask = os.umask(0o177)  # whoever can connect can run programs: this user only
+    try:
+        server.add_insecure_port(config.address)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"address: {config.address} cannot be bound: the folder is missing or not writable, or the path is too long"
+        ) from error
+    finally:
+        os.umask(mask)
+    return config.address
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
