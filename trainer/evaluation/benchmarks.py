@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import importlib.util
@@ -64,18 +65,33 @@ class _Source:
 
 def _human_eval(row: dict[str, Any]) -> Problem:
     prompt = row["prompt"]
+    helpers = _helpers(prompt, row["entry_point"], row["test"])
     return Problem(
         task_id=row["task_id"],
         instruction=f"Complete this Python function.\n\n```python\n{prompt.strip()}\n```",
         prefix=prompt,
         entry_point=row["entry_point"],
         solution=prompt + row["canonical_solution"],
-        tests=row["test"],
+        tests=helpers + row["test"],
     )
 
 
+def _helpers(prompt: str, entry_point: str, tests: str) -> str:
+    """What a prompt defines beside the function to write, if the tests call it (`poly`, `encode_cyclic`, ...).
+
+    They belong to the tests: a whole program need not repeat them, and one that changes them must not be measured with
+    its own ruler.
+    """
+    body = ast.parse(prompt + "\n    pass\n").body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name != entry_point]
+    if not any(f"{node.name}(" in tests for node in functions):
+        return ""
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in [*imports, *functions]) + "\n\n"
+
+
 def _mbpp(row: dict[str, Any]) -> Problem:
-    # The setup code is imports and small classes that asserts of a few tasks build their arguments with.
+    # The setup code builds the trees that two tasks (367 and 927) are called with; whoever leaves it out fails them.
     tests = "\n".join([row["test_setup_code"], *row["test_list"]]).strip() + "\n"
     return Problem(
         task_id=f"Mbpp/{row['task_id']}",
@@ -130,7 +146,8 @@ def load_benchmark(name: str, data: Path | None = None) -> Benchmark:
             f"{path}: not the {name} data whose scores are published: MD5 {md5} of the uncompressed file, "
             f"expected {source.md5}. Get {source.obtain}"
         )
-    return Benchmark(name, md5, tuple(source.read(json.loads(line)) for line in content.splitlines() if line.strip()))
+    rows = (json.loads(line) for line in content.splitlines() if line.strip())
+    return Benchmark(name, md5, tuple(source.read(row) for row in rows))
 
 
 def _find(name: str, source: _Source, data: Path | None) -> Path:

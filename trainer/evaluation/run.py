@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from generator.store import Database
-from sandbox_server.errors import InvalidJob, Retryable, Unsupported
+from sandbox_server.errors import InvalidJob, Unsupported
 from sandbox_server.jobs import Job, Judge, LimitsRequest, Outcome, SandboxInfo
 from sandbox_server.sandbox import Sandbox
 from trainer.evaluation.benchmarks import Benchmark, Problem
@@ -20,8 +19,6 @@ from trainer.evaluation.rows import EvaluationRows, ScoredSample
 from trainer.evaluation.samples import SampleSource
 
 REPORTED_K = (1, 10, 100)
-_RETRIES = 8
-_LONGEST_WAIT_S = 5.0
 
 
 class CannotScore(Exception):
@@ -75,7 +72,8 @@ async def evaluate(
         progress: told how many samples are finished, out of how many.
 
     Raises:
-        SandboxError: the sandbox's own trouble that retries did not end. Finished samples stay stored.
+        SandboxError: the sandbox's own trouble, which its client has tried to outlast. It is no verdict: finished
+            samples stay stored, and the others are run when the evaluation is asked for again.
         CannotScore: a sample that the sandbox refuses to run.
     """
     info = await sandbox.info()
@@ -156,23 +154,12 @@ async def _score(
         judge=judge,
     )
     try:
-        outcome = await _run_patiently(sandbox, job)
+        outcome = await sandbox.run(job)
     except (InvalidJob, Unsupported) as error:
         raise CannotScore(f"sample {index} of {problem.task_id} cannot be run: {error}") from error
     return ScoredSample(
         problem.task_id, index, sample.completion, sample.code, outcome.verdict.value, _details(outcome)
     )
-
-
-async def _run_patiently(sandbox: Sandbox, job: Job) -> Outcome:
-    """Run, and run again when the trouble is not the program's: a loaded or restarting sandbox says nothing of it."""
-    for attempt in range(_RETRIES):
-        try:
-            return await sandbox.run(job)
-        except Retryable:
-            # Full jitter: clients that were refused together must not come back together.
-            await asyncio.sleep(random.uniform(0, min(_LONGEST_WAIT_S, 0.1 * 2**attempt)))  # noqa: S311
-    return await sandbox.run(job)
 
 
 def _details(outcome: Outcome) -> dict[str, Any]:

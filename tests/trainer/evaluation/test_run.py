@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from generator.models import Evaluation, EvaluationSample, Recipe
 from generator.store import Database
-from sandbox_server.errors import Broken, InvalidJob, Overloaded, SandboxError, Unavailable
+from sandbox_server.errors import Broken, InvalidJob, Unavailable
 from sandbox_server.jobs import (
     AssertionFailure,
     Isolation,
@@ -23,7 +23,6 @@ from sandbox_server.jobs import (
     TestReport,
     Verdict,
 )
-from trainer.evaluation import run
 from trainer.evaluation.benchmarks import Benchmark, Problem
 from trainer.evaluation.run import CannotScore, Report, evaluate
 from trainer.evaluation.samples import Sample
@@ -78,11 +77,6 @@ def judged(job: Job) -> Outcome:
 
 async def score(sandbox: FakeSandbox, database: Database, **more: Any) -> Report:
     return await evaluate(BENCHMARK, PROBLEMS, TwoEach(), sandbox, database, **({"limits": LimitsRequest()} | more))
-
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_LONGEST_WAIT_S", 0.001)
 
 
 async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Database) -> None:
@@ -142,23 +136,7 @@ async def test_other_limits_are_another_evaluation(database: Database) -> None:
     assert second.ran == 12
 
 
-@pytest.mark.parametrize("trouble", [Overloaded("full"), Unavailable("draining")])
-async def test_the_sandboxs_trouble_is_retried_and_never_scored(database: Database, trouble: SandboxError) -> None:
-    refused: set[str] = set()
-
-    def refuses_once(job: Job) -> Outcome:
-        if job.request_id not in refused:
-            refused.add(job.request_id)
-            raise trouble
-        return judged(job)
-
-    report = await score(FakeSandbox(refuses_once), database)
-
-    assert len(refused) == 12
-    assert report.scores["verdicts"] == {"PASSED": 6, "FAILED": 6}
-
-
-async def test_trouble_that_does_not_end_leaves_no_verdict(database: Database) -> None:
+async def test_the_sandboxs_trouble_is_no_verdict(database: Database) -> None:
     def unreachable(job: Job) -> Outcome:
         raise Unavailable("nobody listens")
 

@@ -11,17 +11,8 @@ from trainer.evaluation.benchmarks import Benchmark, Problem
 from trainer.evaluation.samples import CanonicalSamples, FileSamples, SamplesUnfit
 
 ADD = Problem("T/add", "Add.", "def add(a, b):\n", "add", "def add(a, b):\n    return a + b\n", "assert add(1, 2) == 3")
-POLY = Problem(
-    "T/root",
-    "Find a root.",
-    "import math\n\n"
-    "def poly(xs, x):\n    return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n\n\n"
-    "def root(xs):\n",
-    "root",
-    "",
-    "assert abs(poly([1, 2], root([1, 2]))) < 1e-4",
-)
-TWO = Benchmark("two", "0", (ADD, POLY))
+HALF = Problem("T/half", "Halve.", "", "half", "half = lambda x: x / 2", "assert half(2) == 1")
+TWO = Benchmark("two", "0", (ADD, HALF))
 ONE = Benchmark("one", "0", (ADD,))
 
 
@@ -45,24 +36,6 @@ async def test_a_solution_is_the_whole_program(tmp_path: Path) -> None:
     assert (await FileSamples(path, ONE, ONE.problems).sample(ADD, 0)).code == "add = int.__add__"
 
 
-async def test_a_solution_gets_the_helpers_that_its_prompt_gives(tmp_path: Path) -> None:
-    """HumanEval/32's tests call `poly`, which a solution need not repeat, and may write anew."""
-    path = write(
-        tmp_path / "s.jsonl",
-        {"task_id": "T/root", "solution": "def root(xs):\n    return -xs[0] / xs[1]\n"},
-        {"task_id": "T/root", "solution": "def poly(a, b):\n    return 7\n\ndef root(xs):\n    return 0\n"},
-        {"task_id": "T/root", "solution": "def root(:"},
-    )
-    source = FileSamples(path, Benchmark("poly", "0", (POLY,)), (POLY,))
-    space: dict[str, Any] = {}
-
-    exec((await source.sample(POLY, 0)).code, space)
-
-    assert space["poly"]([1, 2], -0.5) == 0
-    assert (await source.sample(POLY, 1)).code.count("def poly") == 1
-    assert (await source.sample(POLY, 2)).code == "def root(:"
-
-
 def test_samples_of_one_task_are_counted_in_the_order_of_the_file(tmp_path: Path) -> None:
     rows = [{"task_id": "T/add", "completion": str(number)} for number in range(3)]
     path = tmp_path / "s.jsonl.gz"
@@ -75,7 +48,7 @@ def test_only_the_problems_to_score_must_be_there(tmp_path: Path) -> None:
     path = write(tmp_path / "s.jsonl", {"task_id": "T/add", "completion": ""})
 
     assert FileSamples(path, TWO, (ADD,)).count(ADD) == 1
-    with pytest.raises(SamplesUnfit, match="no sample for 1 of the 2 problems of two: T/root"):
+    with pytest.raises(SamplesUnfit, match="no sample for 1 of the 2 problems of two: T/half"):
         FileSamples(path, TWO, TWO.problems)
 
 

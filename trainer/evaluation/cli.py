@@ -1,0 +1,140 @@
+"""`selfalign eval`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from trainer.evaluation.command import Request
+    from trainer.evaluation.run import Report
+
+
+@click.command("eval")
+@click.option("--recipe", type=click.Path(dir_okay=False), help="Take database, sandbox and [evaluate] from this file.")
+@click.option("--benchmark", type=click.Choice(["humaneval", "mbpp"]), help="Default: the recipe's, or humaneval.")
+@click.option("--samples", default="", help="JSONL with task_id and solution or completion; or `canonical`.")
+@click.option("--model", default="", help="Folder of a checkpoint to draw samples from.")
+@click.option("--base", is_flag=True, help="Prompt --model with bare code, not through its chat template.")
+@click.option("--data", help="File or folder of the benchmark's data.")
+@click.option("--limit", type=click.IntRange(min=0), help="Only the first problems; 0 means all.")
+@click.option("--n", "n", type=click.IntRange(min=1), help="Samples of each problem that --model draws.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Of each completion.")
+@click.option("--judge", type=click.Choice(["same", "separate"]), default="same", help="Where the tests run.")
+@click.option("--sandbox", "address", help="host:port or unix:/path; default: the recipe's, or a server of its own.")
+@click.option("--db", help="SQLAlchemy URL; default: the recipe's, or sqlite:///runs/selfalign.db.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, every sample in it.")
+def eval_command(as_json: bool, **options: Any) -> None:
+    """Score a model or a file of samples on a benchmark, through the sandbox.
+
+    Every verdict is stored as a row; the same evaluation asked again runs only what has no verdict yet. Without
+    --samples and --model, the last checkpoint that was trained on the recipe's dataset is scored.
+    """
+    import asyncio
+    import json
+
+    from generator.engines import EngineError
+    from generator.store import DatabaseError
+    from sandbox_server.errors import SandboxError
+    from sandbox_server.settings import SettingsError
+    from trainer.evaluation.benchmarks import DataUnfit
+    from trainer.evaluation.command import NothingToScore, RulerBroken, score
+    from trainer.evaluation.run import CannotScore
+    from trainer.evaluation.samples import SamplesUnfit
+
+    try:
+        reports = asyncio.run(score(_request(options), _Progress()))
+    except (DataUnfit, SamplesUnfit, NothingToScore, RulerBroken, CannotScore, SettingsError) as error:
+        raise click.ClickException(str(error)) from error
+    except (DatabaseError, EngineError, SandboxError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps([_document(report) for report in reports], indent=2))
+    else:
+        click.echo("\n\n".join(_table(report) for report in reports))
+
+
+def _request(options: dict[str, Any]) -> Request:
+    import dataclasses
+    from pathlib import Path
+
+    from generator.recipe import DatabaseSettings, SandboxSettings
+    from sandbox_server.jobs import Judge
+    from trainer.evaluation.command import Request, Subject, from_recipe
+    from trainer.evaluation.config import EvaluateSettings
+
+    if options["samples"] and options["model"]:
+        raise click.UsageError("--samples and --model exclude each other: score one subject at a time")
+    if not (options["samples"] or options["model"] or options["recipe"]):
+        raise click.UsageError("nothing to score: give --samples FILE, --model FOLDER or --recipe FILE")
+    settings, database, sandbox, dataset = EvaluateSettings(), DatabaseSettings(), SandboxSettings(), ""
+    if options["recipe"]:
+        recipe, settings = from_recipe(Path(options["recipe"]))
+        database, sandbox, dataset = recipe.database, recipe.sandbox, recipe.dataset.name or recipe.name
+    names = {"n": "samples", "benchmark": "benchmark", "data": "data", "limit": "limit"}
+    names |= {"temperature": "temperature", "max_tokens": "max_tokens"}
+    given = {setting: options[option] for option, setting in names.items() if options[option] is not None}
+    try:
+        settings = dataclasses.replace(settings, **given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if options["samples"]:
+        # A file is scored as it is; the ruler is for what this machine makes itself.
+        settings = dataclasses.replace(settings, check_ruler=False)
+    if options["address"]:
+        sandbox = dataclasses.replace(sandbox, address=options["address"])
+    return Request(
+        settings=settings,
+        subject=Subject(options["samples"], options["model"], options["base"]),
+        database_url=options["db"] or database.url,
+        sandbox=sandbox,
+        judge=Judge.SEPARATE if options["judge"] == "separate" else Judge.SAME_INTERPRETER,
+        dataset=dataset,
+    )
+
+
+class _Progress:
+    """A counter on the terminal, and nothing where there is none."""
+
+    def __call__(self, subject: str, done: int, total: int) -> None:
+        stream = sys.stderr
+        if stream.isatty():
+            stream.write(f"\r{subject}: {done}/{total}" + ("\n" if done == total else ""))
+            stream.flush()
+
+
+def _table(report: Report) -> str:
+    scores = report.scores
+    lines = [f"{report.benchmark}: {report.subject}"]
+    lines += [f"  {verdict:<14}{count:>6}" for verdict, count in scores["verdicts"].items()]
+    for name in (name for name in scores if name.startswith("pass@")):
+        lines.append(f"  {name:<14}{scores[name]:>6.1%}")
+    kept = scores["samples"] - report.ran
+    lines.append(
+        f"  {scores['passed']}/{scores['samples']} samples of {scores['problems']} problems passed; "
+        f"{report.ran} run now, {kept} had their verdict"
+    )
+    lines.append(f"  evaluation {report.evaluation}")
+    return "\n".join(lines)
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "evaluation": report.evaluation,
+        "benchmark": report.benchmark,
+        "subject": report.subject,
+        "scores": report.scores,
+        "ran": report.ran,
+        "samples": [
+            {
+                "task_id": sample.task_id,
+                "sample_index": sample.sample_index,
+                "verdict": sample.verdict,
+                "details": sample.details,
+            }
+            for sample in report.samples
+        ],
+    }

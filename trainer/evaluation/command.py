@@ -1,0 +1,189 @@
+"""What `selfalign eval` does, without the command line: find the subject, open what is needed, score."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from generator import models
+from generator.recipe import ModelSettings, Recipe, SandboxSettings, load_recipe
+from generator.store import Database, open_database
+from sandbox_server.client import connect
+from sandbox_server.jobs import Judge
+from sandbox_server.settings import parse
+from trainer.evaluation.benchmarks import Benchmark, Problem, load_benchmark
+from trainer.evaluation.config import EvaluateSettings
+from trainer.evaluation.generation import ModelSamples, identify
+from trainer.evaluation.run import Report, evaluate
+from trainer.evaluation.samples import CanonicalSamples, FileSamples, SampleSource
+
+CANONICAL = "canonical"
+
+
+class NothingToScore(Exception):
+    """No subject was given, or the one that was given is not there; the message says what to do."""
+
+
+class RulerBroken(Exception):
+    """The benchmark's own solutions do not pass here, so that no score would mean anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is scored: a samples file (or "canonical"), a model's folder, or the recipe's last checkpoint."""
+
+    samples: str = ""
+    model: str = ""
+    base: bool = False
+    """The model is prompted with bare code, not through its chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that `selfalign eval` was asked."""
+
+    settings: EvaluateSettings
+    subject: Subject
+    database_url: str
+    sandbox: SandboxSettings = SandboxSettings()
+    judge: Judge = Judge.SAME_INTERPRETER
+    dataset: str = ""
+    """Name of the snapshots whose last training is scored when no subject is given."""
+
+
+def from_recipe(path: Path) -> tuple[Recipe, EvaluateSettings]:
+    """Read a recipe and its `[evaluate]` table.
+
+    Raises:
+        SettingsError: names the file, the key and what was expected.
+    """
+    recipe = load_recipe(path)
+    return recipe, parse(EvaluateSettings, recipe.evaluate, f"{path} [evaluate]")
+
+
+async def score(request: Request, progress: Callable[[str, int, int], None]) -> list[Report]:
+    """Score the subject, after checking the ruler if that is asked.
+
+    Args:
+        request: what to do.
+        progress: told (subject, finished, total) as samples finish.
+
+    Raises:
+        DataUnfit, SamplesUnfit, NothingToScore, DatabaseError, SandboxError, EngineError: with one line for the user.
+        RulerBroken: a canonical solution does not pass.
+    """
+    settings = request.settings
+    benchmark = load_benchmark(settings.benchmark, Path(settings.data) if settings.data else None)
+    problems = benchmark.problems[: settings.limit or None]
+    database = open_database(request.database_url, create=True)
+    with contextlib.closing(database):
+        async with (
+            _source(request, benchmark, problems, database) as (source, training_id),
+            connect(request.sandbox.address) as sandbox,
+        ):
+
+            async def run(source: SampleSource, training_id: str | None = None) -> Report:
+                return await evaluate(
+                    benchmark,
+                    problems,
+                    source,
+                    sandbox,
+                    database,
+                    training_id=training_id,
+                    limits=request.sandbox.limits,
+                    judge=request.judge,
+                    concurrency=request.sandbox.concurrency,
+                    progress=lambda done, total: progress(source.subject, done, total),
+                )
+
+            if not settings.check_ruler:
+                return [await run(source, training_id)]
+            ruler = await run(CanonicalSamples())
+            _check(ruler, benchmark)
+            return [ruler, await run(source, training_id)]
+
+
+def _check(ruler: Report, benchmark: Benchmark) -> None:
+    wrong = [sample for sample in ruler.samples if not sample.passed]
+    if wrong:
+        raise RulerBroken(
+            f"{len(wrong)} of {len(ruler.samples)} canonical solutions of {benchmark.name} do not pass here, the first "
+            f"being {wrong[0].task_id} ({wrong[0].verdict}), so no score would mean anything: check the sandbox with "
+            "`selfalign sandbox check`, its limits, and the data"
+        )
+
+
+@contextlib.asynccontextmanager
+async def _source(
+    request: Request, benchmark: Benchmark, problems: Sequence[Problem], database: Database
+) -> AsyncIterator[tuple[SampleSource, str | None]]:
+    subject = request.subject
+    if subject.samples == CANONICAL:
+        yield CanonicalSamples(), None
+    elif subject.samples:
+        yield FileSamples(Path(subject.samples), benchmark, problems), None
+    else:
+        model, training_id = (subject.model, None) if subject.model else _last_checkpoint(request, database)
+        async with _model(model, request) as source:
+            yield source, training_id
+
+
+def _last_checkpoint(request: Request, database: Database) -> tuple[str, str]:
+    query = (
+        sa.select(models.Training)
+        .join(models.Dataset, models.Training.dataset_id == models.Dataset.id)
+        .where(models.Dataset.name == request.dataset, models.Training.status == "finished")
+        .order_by(models.Training.finished_at.desc())
+        .limit(1)
+    )
+    with database.reading() as session:
+        training = session.scalar(query)
+    if training is None:
+        raise NothingToScore(
+            f"{database.name} holds no finished training on {request.dataset!r}: run `selfalign train` first, or give "
+            "--samples or --model"
+        )
+    return training.output, training.id
+
+
+@contextlib.asynccontextmanager
+async def _model(model: str, request: Request) -> AsyncIterator[ModelSamples]:
+    from generator.engines.factory import open_engine
+
+    path = model if _is_folder(model) else ""
+    engine = open_engine(ModelSettings(name=model, engine="transformers", mode="completion", path=path, concurrency=1))
+    try:
+        yield ModelSamples(
+            engine,
+            subject=f"{Path(model).name} (blake2b {identify(Path(model))})" if path else model,
+            render=None if request.subject.base else _renderer(model),
+            samples=request.settings.samples,
+            temperature=request.settings.temperature,
+            max_tokens=request.settings.max_tokens,
+        )
+    finally:
+        await engine.close()
+
+
+def _is_folder(model: str) -> bool:
+    """Whether `model` is a local folder; else it is a name on the hub, which looks like ``owner/name``."""
+    if Path(model).is_dir():
+        return True
+    if model.startswith((".", "/")) or model.count("/") > 1:
+        raise NothingToScore(f"{model}: no such folder; --model takes a checkpoint's folder or a name on the hub")
+    return False
+
+
+def _renderer(model: str) -> Callable[[str], str]:
+    from transformers import AutoTokenizer
+
+    from trainer.chat import prompt_of
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if not tokenizer.chat_template:
+        raise NothingToScore(f"{model}: its tokenizer has no chat template; --base prompts it with bare code")
+    return lambda instruction: prompt_of(tokenizer, [{"role": "user", "content": instruction}])
