@@ -32,7 +32,8 @@ def lines(markdown: str) -> Iterator[Line]:
     """Tell prose from code, line by line."""
     opener: str | None = None
     number = -1
-    for text in markdown.splitlines():
+    # Not splitlines(): a form feed or U+2028 inside a string literal ends no line of Markdown or Python.
+    for text in markdown.replace("\r\n", "\n").split("\n"):
         match = _FENCE.match(text)
         if opener is None:
             # A backtick fence's info string holds no backtick, else it is inline code.

@@ -1,8 +1,8 @@
 """The three generation stages: seed -> concepts -> instruction -> response. Each makes prompts and reads answers.
 
 A prompt is a pure function of the recipe's seed, the parent and the stage's settings, never of order or of what else is
-in flight: examples and properties are drawn by hash from `index_key(parent)`. The fixed text comes first and what varies
-last, so that servers reuse the prefix.
+in flight: examples and properties are drawn by hash from `index_key(parent)`. The fixed text comes first, what varies
+comes last, so that servers reuse the prefix.
 
 The parts are literal: `STAGES`, and the texts in `generator.prompts`.
 """

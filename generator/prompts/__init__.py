@@ -1,4 +1,4 @@
-"""The words that the model is given: one text per stage and sixteen worked examples, kept as TOML files beside this one.
+"""The words that the model is given: a text for each stage and sixteen worked examples, as TOML files beside this one.
 
 An example runs through all stages: the seed function, the concepts in it, an instruction that grew out of them, and an
 answer with its own tests, which pass.

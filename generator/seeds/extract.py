@@ -1,0 +1,113 @@
+"""Functions with docstrings out of Python source, each made to stand alone with the imports that it uses."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import symtable
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+_BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__"}
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One top-level function. `line` is that of its first line in the file, decorators included."""
+
+    name: str
+    code: str
+    docstring: str
+    line: int
+
+
+def parse_quietly(code: str) -> ast.Module:
+    """`ast.parse` without the warnings that other people's code raises.
+
+    Raises:
+        SyntaxError: also for null bytes and for code nested too deeply.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(code)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SyntaxError(str(error)) from error
+
+
+def functions(source: str) -> Iterator[Function]:
+    """Find the top-level functions that have a docstring.
+
+    The module's own imports that a function uses are put in front of its code.
+
+    Raises:
+        SyntaxError: the source is not Python of this version.
+    """
+    module = parse_quietly(source)
+    lines = source.split("\n")  # as the parser counts them; splitlines() would also split at form feeds
+    imports = _imports(module)
+    for node in module.body:
+        if not isinstance(node, FunctionNode):
+            continue
+        docstring = ast.get_docstring(node)
+        if not docstring:
+            continue
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        code = "\n".join(lines[first - 1 : node.end_lineno]).rstrip()
+        used = global_names(code)
+        header = dict.fromkeys(statement for name, statement in imports.items() if name in used)
+        yield Function(node.name, "\n".join([*header, *(["", ""] if header else []), code]), docstring, first)
+
+
+def function_of(code: str) -> FunctionNode:
+    """The function that a seed's code defines, after its imports."""
+    return next(node for node in parse_quietly(code).body if isinstance(node, FunctionNode))
+
+
+def global_names(code: str) -> frozenset[str]:
+    """Names that the code reads from its module, builtins left out. Its own definitions are among them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = symtable.symtable(code, "seed", "exec")
+    return frozenset(_reads(table)) - _BUILTINS
+
+
+def undefined_names(code: str) -> frozenset[str]:
+    """Names that the code reads and that neither it nor Python defines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = symtable.symtable(code, "seed", "exec")
+    defined = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    return global_names(code) - defined
+
+
+def _reads(table: symtable.SymbolTable) -> Iterator[str]:
+    is_module = table.get_type() == "module"
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (is_module or symbol.is_global()):
+            yield symbol.get_name()
+    for child in table.get_children():
+        yield from _reads(child)
+
+
+def _imports(module: ast.Module) -> dict[str, str]:
+    """Names that the module imports, with a statement for each; the first one of a name counts."""
+    found: dict[str, str] = {}
+    for node in _module_level(module.body):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found.setdefault(alias.asname or alias.name.split(".")[0], ast.unparse(ast.Import([alias])))
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            for alias in node.names:
+                statement = ast.unparse(ast.ImportFrom(node.module, [alias], node.level))
+                found.setdefault(alias.asname or alias.name, statement)
+    return found
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            yield from _module_level(node.body)

@@ -1,0 +1,144 @@
+"""What makes a function a good seed: a literal tuple of filters, each with a name, a version and a reason.
+
+They are those of the StarCoder2-Instruct pipeline, decided on the syntax tree and on tokens, where the original looked
+for substrings (there "debug" contains "bug", and "import oscar" imports os).
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from generator.records import SeedRecord
+from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
+
+MAX_LINES = 150
+MIN_DOCSTRING_WORDS = 4
+BANNED_IMPORTS = frozenset({"argparse", "distutils", "matplotlib", "os", "seaborn", "setuptools", "subprocess", "sys"})
+"""Functions around these act on the machine instead of computing something that a test can look at."""
+MARKER_WORDS = re.compile(r"\b(todo|fixme|bug)\b", flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFilter:
+    """One reason to leave a seed out. `reason` returns None to keep it; `version` changes with what it answers."""
+
+    name: str
+    version: str
+    reason: Callable[[SeedRecord], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Which filter left a seed out, and why."""
+
+    filter: SeedFilter
+    reason: str
+
+
+def _returns_nothing(record: SeedRecord) -> str | None:
+    for node in _own_nodes(function_of(record.code)):
+        if isinstance(node, ast.Yield | ast.YieldFrom) or (isinstance(node, ast.Return) and node.value):
+            return None
+    return "returns no value"
+
+
+def _takes_nothing(record: SeedRecord) -> str | None:
+    arguments = function_of(record.code).args
+    given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    return None if any(given) else "takes no arguments"
+
+
+def _too_long(record: SeedRecord) -> str | None:
+    count = len(record.code.splitlines())
+    return f"{count} lines, more than {MAX_LINES}" if count > MAX_LINES else None
+
+
+def _stub(record: SeedRecord) -> str | None:
+    body = function_of(record.code).body[1:]  # after the docstring
+    if not body or all(isinstance(node, ast.Pass | ast.Raise | ast.Expr) for node in body):
+        return "has no body"
+    return None
+
+
+def _short_docstring(record: SeedRecord) -> str | None:
+    count = len(record.docstring.split())
+    return f"docstring of {count} words, fewer than {MIN_DOCSTRING_WORDS}" if count < MIN_DOCSTRING_WORDS else None
+
+
+def _is_test(record: SeedRecord) -> str | None:
+    return "is a test" if record.name.startswith("test") else None
+
+
+def _banned_import(record: SeedRecord) -> str | None:
+    for node in ast.walk(parse_quietly(record.code)):
+        for module in _imported(node):
+            if module.split(".")[0] in BANNED_IMPORTS:
+                return f"imports {module}"
+    return None
+
+
+def _relative_import(record: SeedRecord) -> str | None:
+    for node in ast.walk(parse_quietly(record.code)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            return "imports from its own package"
+    return None
+
+
+def _undefined_name(record: SeedRecord) -> str | None:
+    names = sorted(undefined_names(record.code))
+    return f"needs {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} of its module" if names else None
+
+
+def _marker_word(record: SeedRecord) -> str | None:
+    for token in tokenize.generate_tokens(io.StringIO(record.code).readline):
+        if token.type in _TEXT_TOKENS and (match := MARKER_WORDS.search(token.string)):
+            return f"says {match[1].lower()!r}"
+    return None
+
+
+SEED_FILTERS: tuple[SeedFilter, ...] = (
+    SeedFilter("returns_nothing", "1", _returns_nothing),
+    SeedFilter("takes_nothing", "1", _takes_nothing),
+    SeedFilter("too_long", "1", _too_long),
+    SeedFilter("stub", "1", _stub),
+    SeedFilter("short_docstring", "1", _short_docstring),
+    SeedFilter("is_test", "1", _is_test),
+    SeedFilter("banned_import", "1", _banned_import),
+    SeedFilter("relative_import", "1", _relative_import),
+    SeedFilter("undefined_name", "1", _undefined_name),
+    SeedFilter("marker_word", "1", _marker_word),
+)
+
+# Names are left alone: a function called `bug_report` is no unfinished one. The text of an f-string is a token of its own
+# from Python 3.12 on.
+_TEXT_TOKENS = frozenset({tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)})
+
+
+def judge(record: SeedRecord) -> Rejection | None:
+    """Ask the filters in order; the first objection counts."""
+    for seed_filter in SEED_FILTERS:
+        if reason := seed_filter.reason(record):
+            return Rejection(seed_filter, reason)
+    return None
+
+
+def _own_nodes(function: FunctionNode) -> Iterator[ast.AST]:
+    """The nodes of a function, without those of functions and classes inside it."""
+    waiting: list[ast.AST] = [*function.body]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.module
