@@ -1,7 +1,7 @@
 """The SQL interface: views that stay stable while tables change. `docs/sql.md` shows them at work.
 
-Each runs unchanged on SQLite and PostgreSQL. A database gets them from its migrations, which hold copies of their own; a
-test compares those with these.
+Each runs unchanged on SQLite and PostgreSQL. A database gets them from its migrations, which hold copies of their own;
+a test compares those with these.
 """
 
 from __future__ import annotations
