@@ -1,0 +1,214 @@
+"""The model and the tokenizer that a run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from trainer.config import ModelSettings, TrainSettings
+from trainer.flops import ModelCost
+
+BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
+
+
+class ModelUnfit(Exception):
+    """A model or tokenizer cannot be loaded or used as asked; the message is one line."""
+
+
+def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    """Learn a byte-level BPE: any text has tokens, and decoding gives it back byte for byte.
+
+    Args:
+        texts: to count pairs of tokens in.
+        vocabulary: number of tokens, 256 bytes and 3 special ones included; the result may be smaller.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    learner = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, learner)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+
+
+def load_tokenizer(path: str, revision: str = "") -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or the hub.
+
+    Raises:
+        ModelUnfit: says which of the two was tried, and what went wrong.
+    """
+    try:
+        loaded = AutoTokenizer.from_pretrained(path, revision=revision or None)
+    except Exception as error:  # the loaders raise whatever their file formats' libraries do
+        raise ModelUnfit(_failed("tokenizer", path, error)) from error
+    return cast("PreTrainedTokenizerBase", loaded)
+
+
+def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Build or load the model, with dropout, precision, attention and adapters as set.
+
+    A new model's weights are drawn from PyTorch's generator: seed it before.
+
+    Raises:
+        ModelUnfit: the model cannot be loaded, or does not fit its tokenizer or the settings.
+    """
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    attention = _attention(settings)
+    if settings.model.kind == "new":
+        config = new_config(settings.model, tokenizer, settings.max_tokens)
+        config._attn_implementation = attention
+        model = cast("PreTrainedModel", cast("Any", LlamaForCausalLM(config)).to(dtype))
+    else:
+        model = _pretrained(settings, dtype, attention)
+    embedded = len(_embedding(model))
+    if len(tokenizer) > embedded:
+        raise ModelUnfit(
+            f"{settings.model.path}: its tokenizer has {len(tokenizer)} tokens, its model embeds {embedded}; "
+            "they do not belong together"
+        )
+    return model
+
+
+def new_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LlamaConfig:
+    """The configuration of a new Llama-type model with tied embeddings."""
+    width = settings.intermediate_size or -(-8 * settings.hidden_size // 3 // 64) * 64
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads or settings.heads,
+        max_position_embeddings=max(2048, max_tokens),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+
+
+def force_dropout(config: Any, value: float) -> None:
+    """Set every dropout probability of a model's configuration, whatever the architecture calls it."""
+    for name, old in list(vars(config).items()):
+        if ("dropout" in name or name.endswith("pdrop")) and type(old) in (int, float):
+            setattr(config, name, value)
+
+
+def check_packing(model: PreTrainedModel) -> None:
+    """Make sure that packed examples do not see each other in this model, by changing one and looking at the other.
+
+    Raises:
+        ModelUnfit: the second example's logits follow the first one's tokens.
+    """
+    length = 8
+    vocabulary = len(_embedding(model))
+    ids = torch.arange(2 * length, device=model.device).remainder(vocabulary).unsqueeze(0)
+    other = ids.clone()
+    other[:, :length] = (ids[:, :length] + 7) % vocabulary
+    positions = torch.arange(length, device=model.device).repeat(2).unsqueeze(0)
+    training = model.training
+    model.eval()
+    call = cast("Any", model)
+    with torch.no_grad():
+        before, after = (call(input_ids=x, position_ids=positions, use_cache=False).logits[0] for x in (ids, other))
+    model.train(training)
+    change = (after - before).abs().float().amax(dim=-1)
+    if change[length:].max() > 1e-3 * change[:length].max():
+        raise ModelUnfit(
+            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed examples see each "
+            "other; set [train] packing = false"
+        )
+
+
+def cost_of(model: PreTrainedModel) -> ModelCost:
+    """What decides the model's arithmetic, read from its weights and configuration."""
+    config = model.config.get_text_config()
+    embedding = _embedding(model)
+    head = cast("torch.Tensor", model.get_output_embeddings().weight)
+    tied = head is embedding
+    total = sum(parameter.numel() for parameter in model.parameters())
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return ModelCost(
+        body_parameters=total - embedding.numel() - (0 if tied else head.numel()),
+        head_parameters=head.numel(),
+        layers=config.num_hidden_layers,
+        attention_width=width,
+    )
+
+
+def _pretrained(settings: TrainSettings, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    path, revision = settings.model.path, settings.model.revision or None
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        force_dropout(config, settings.dropout)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, config=config, dtype=dtype, attn_implementation=attention
+        )
+    except Exception as error:
+        raise ModelUnfit(_failed("model", path, error)) from error
+    return cast("PreTrainedModel", loaded)
+
+
+def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
+    """Freeze the model and give it the adapters that `settings.lora` describes.
+
+    Raises:
+        ModelUnfit: peft is missing, or no module has the names asked for.
+    """
+    lora = settings.lora
+    assert lora is not None
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ModelUnfit("[train] lora needs peft: pip install 'selfalign[train]'") from None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float is as good
+        lora_dropout=settings.dropout,
+        target_modules=list(lora.target_modules) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelUnfit(f"[train] lora: {_first_line(error)}") from error
+
+
+def _embedding(model: PreTrainedModel) -> torch.Tensor:
+    return cast("torch.Tensor", model.get_input_embeddings().weight)
+
+
+def _attention(settings: TrainSettings) -> str:
+    if settings.attention != "auto":
+        return settings.attention
+    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+
+
+def _failed(what: str, path: str, error: Exception) -> str:
+    tried = f"folder {path}" if Path(path).is_dir() else f"{path}, which is no folder here, from the hub"
+    return f"cannot load the {what} of {tried}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
