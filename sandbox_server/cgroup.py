@@ -1,0 +1,373 @@
+"""Control groups: the memory, processes and CPU time of a slot's whole process tree, on v2, v1 or without either.
+
+Every server has a group of its own, and every slot one below it. A slot's first process enters once; what it forks is
+born inside, since moving a process costs 10 to 20 ms. The names carry the server's pid and start time, so that the next
+server to start can remove what one that was killed has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Version = Literal["v2", "v1", "none"]
+_PREFIX = "selfalign-"
+_UNLIMITED = 1 << 62
+_V1_CONTROLLERS = ("memory", "pids", "cpuacct")
+_V2_CONTROLLERS = ("memory", "pids", "cpu")
+
+
+class Group(Protocol):
+    """The control group of one slot."""
+
+    version: Version
+
+    def attach(self, pid: int) -> None:
+        """Move a process in; its later children follow."""
+
+    def set_limits(self, memory_bytes: int, processes: int) -> None:
+        """Limit the whole tree."""
+
+    def begin(self) -> None:
+        """Start measuring a run."""
+
+    def cpu_time_ns(self) -> int:
+        """User and system time of all that ever ran inside since `begin`."""
+        ...
+
+    def peak_memory_bytes(self) -> int:
+        """Highest memory use since `begin`; 0 when unknown."""
+        ...
+
+    def memory_kills(self) -> int:
+        """Processes that the kernel killed for memory since `begin`."""
+        ...
+
+    def process_refusals(self) -> int:
+        """Forks refused for the limit since `begin`."""
+        ...
+
+    def remove(self) -> None:
+        """Kill what is inside and remove it."""
+
+
+class _File:
+    """One control file, held open: a run reads several."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._fd = os.open(path, flags | os.O_CLOEXEC)
+
+    def read(self) -> bytes:
+        return os.pread(self._fd, 4096, 0)
+
+    def number(self) -> int:
+        return int(os.pread(self._fd, 64, 0))
+
+    def field(self, name: bytes) -> int:
+        for line in os.pread(self._fd, 4096, 0).splitlines():
+            if line.startswith(name):
+                return int(line[len(name) :])
+        return 0
+
+    def write(self, value: int | bytes) -> None:
+        os.pwrite(self._fd, value if isinstance(value, bytes) else b"%d" % value, 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _GroupV1:
+    version: Version = "v1"
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self._folders = folders
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        memory, pids, cpu = folders["memory"], folders["pids"], folders["cpuacct"]
+        self._limit = _File(memory / "memory.limit_in_bytes", os.O_RDWR)
+        swap = memory / "memory.memsw.limit_in_bytes"
+        self._swap_limit = _File(swap, os.O_RDWR) if swap.exists() else None
+        self._peak = _File(memory / "memory.max_usage_in_bytes", os.O_RDWR)
+        self._oom = _File(memory / "memory.oom_control", os.O_RDONLY)
+        self._pids_limit = _File(pids / "pids.max", os.O_RDWR)
+        self._pids_events = _File(pids / "pids.events", os.O_RDONLY)
+        self._cpu = _File(cpu / "cpuacct.usage", os.O_RDONLY)
+        self._limits = (_UNLIMITED, 0)
+        self._cpu_start = self._oom_start = self._pids_start = 0
+
+    def attach(self, pid: int) -> None:
+        for folder in self._folders.values():
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def set_limits(self, memory_bytes: int, processes: int) -> None:
+        if self._limits == (memory_bytes, processes):
+            return
+        # Memory with swap may never be below memory alone, so the order depends on the direction.
+        limits = [self._limit] if self._swap_limit is None else [self._limit, self._swap_limit]
+        if memory_bytes > self._limits[0]:
+            limits.reverse()
+        for limit in limits:
+            limit.write(memory_bytes)
+        self._pids_limit.write(processes)
+        self._limits = (memory_bytes, processes)
+
+    def begin(self) -> None:
+        self._peak.write(0)
+        self._cpu_start = self._cpu.number()
+        self._oom_start = self._oom.field(b"oom_kill ")
+        self._pids_start = self._pids_events.field(b"max ")
+
+    def cpu_time_ns(self) -> int:
+        return self._cpu.number() - self._cpu_start
+
+    def peak_memory_bytes(self) -> int:
+        return self._peak.number()
+
+    def memory_kills(self) -> int:
+        return self._oom.field(b"oom_kill ") - self._oom_start
+
+    def process_refusals(self) -> int:
+        return self._pids_events.field(b"max ") - self._pids_start
+
+    def remove(self) -> None:
+        files = (self._limit, self._swap_limit, self._peak, self._oom, self._pids_limit, self._pids_events, self._cpu)
+        for file in files:
+            if file is not None:
+                file.close()
+        for folder in self._folders.values():
+            _remove(folder)
+
+
+class _GroupV2:
+    version: Version = "v2"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._limit = _File(folder / "memory.max", os.O_RDWR)
+        swap = folder / "memory.swap.max"
+        if swap.exists():
+            swap.write_text("0")
+        peak = folder / "memory.peak"
+        # Since 6.12 a write resets the peak for this descriptor; before, it cannot be reset.
+        self._peak: _File | None = None
+        if peak.exists():
+            with contextlib.suppress(OSError):
+                self._peak = _File(peak, os.O_RDWR)
+                self._peak.write(b"reset")
+        self._events = _File(folder / "memory.events", os.O_RDONLY)
+        self._pids_limit = _File(folder / "pids.max", os.O_RDWR)
+        self._pids_events = _File(folder / "pids.events", os.O_RDONLY)
+        self._cpu = _File(folder / "cpu.stat", os.O_RDONLY)
+        self._limits = (_UNLIMITED, 0)
+        self._cpu_start = self._oom_start = self._pids_start = 0
+
+    def attach(self, pid: int) -> None:
+        (self._folder / "cgroup.procs").write_text(str(pid))
+
+    def set_limits(self, memory_bytes: int, processes: int) -> None:
+        if self._limits != (memory_bytes, processes):
+            self._limit.write(memory_bytes)
+            self._pids_limit.write(processes)
+            self._limits = (memory_bytes, processes)
+
+    def begin(self) -> None:
+        if self._peak is not None:
+            self._peak.write(b"reset")
+        self._cpu_start = self._cpu.field(b"usage_usec ") * 1000
+        self._oom_start = self._events.field(b"oom_kill ")
+        self._pids_start = self._pids_events.field(b"max ")
+
+    def cpu_time_ns(self) -> int:
+        return self._cpu.field(b"usage_usec ") * 1000 - self._cpu_start
+
+    def peak_memory_bytes(self) -> int:
+        return 0 if self._peak is None else self._peak.number()
+
+    def memory_kills(self) -> int:
+        return self._events.field(b"oom_kill ") - self._oom_start
+
+    def process_refusals(self) -> int:
+        return self._pids_events.field(b"max ") - self._pids_start
+
+    def remove(self) -> None:
+        for file in (self._limit, self._peak, self._events, self._pids_limit, self._pids_events, self._cpu):
+            if file is not None:
+                file.close()
+        _remove(self._folder)
+
+
+class _NoGroup:
+    """Nothing to hold the tree by: limits are each process's own, and the guest's numbers stand."""
+
+    version: Version = "none"
+
+    def attach(self, pid: int) -> None: ...
+
+    def set_limits(self, memory_bytes: int, processes: int) -> None: ...
+
+    def begin(self) -> None: ...
+
+    def cpu_time_ns(self) -> int:
+        return 0
+
+    def peak_memory_bytes(self) -> int:
+        return 0
+
+    def memory_kills(self) -> int:
+        return 0
+
+    def process_refusals(self) -> int:
+        return 0
+
+    def remove(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A server's own group, below which its slots' are."""
+
+    version: Version
+    folders: dict[str, Path]  # by controller; v2 has one, under ""
+    reason: str = ""  # with "none": why there is no better
+
+    def group(self, name: str) -> Group:
+        """A new group for a slot."""
+        if self.version == "v1":
+            return _GroupV1({controller: folder / name for controller, folder in self.folders.items()})
+        if self.version == "v2":
+            return _GroupV2(self.folders[""] / name)
+        return _NoGroup()
+
+    def remove(self) -> None:
+        """Remove it, and whatever is left in it."""
+        for folder in self.folders.values():
+            _remove_tree(folder)
+
+
+def open_parent(wanted: Literal["auto", "v2", "v1", "none"] = "auto") -> Parent:
+    """Find what this host offers and make the server's own group there; removes what dead servers left.
+
+    Args:
+        wanted: "auto" tries v2, then v1.
+
+    Returns:
+        A parent of version "none" when nothing better works; its `reason` says why.
+    """
+    name = f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}"
+    reasons = ["control groups were turned off"] if wanted == "none" else []
+    for version, attempt in (("v2", _open_v2), ("v1", _open_v1)):
+        if wanted in ("auto", version):
+            try:
+                return attempt(name)
+            except (OSError, LookupError) as error:
+                reasons.append(f"{version}: {error}")
+    return Parent("none", {}, "; ".join(reasons))
+
+
+def _open_v2(name: str) -> Parent:
+    mount = next((point for kind, _, point, _ in _mounts() if kind == "cgroup2"), None)
+    if mount is None:
+        raise LookupError("not mounted")
+    own = mount / _own_path("", mount)
+    available = (own / "cgroup.controllers").read_text().split()
+    missing = [controller for controller in _V2_CONTROLLERS if controller not in available]
+    if missing:
+        raise LookupError(f"{own} offers no controller {', '.join(missing)}")
+    control = own / "cgroup.subtree_control"
+    wanted = " ".join(f"+{controller}" for controller in _V2_CONTROLLERS)
+    try:
+        control.write_text(wanted)
+    except OSError:
+        # A group that shares controllers may hold no process itself: move ourselves, and those beside us, to a leaf.
+        leaf = own / f"{_PREFIX}server"
+        leaf.mkdir(exist_ok=True)
+        for pid in (own / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(pid)
+        control.write_text(wanted)
+    _remove_orphans(own)
+    folder = own / name
+    folder.mkdir(exist_ok=True)
+    (folder / "cgroup.subtree_control").write_text(wanted)
+    return Parent("v2", {"": folder})
+
+
+def _open_v1(name: str) -> Parent:
+    folders: dict[str, Path] = {}
+    for controller in _V1_CONTROLLERS:
+        for kind, options, point, root in _mounts():
+            if kind == "cgroup" and controller in options:
+                base = point / os.path.relpath("/" + _own_path(controller, point).as_posix().lstrip("/"), root)
+                if not base.is_dir():
+                    base = point
+                _remove_orphans(base)
+                folders[controller] = base / name
+                break
+        else:
+            raise LookupError(f"controller {controller} is not mounted")
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    return Parent("v1", folders)
+
+
+def _mounts() -> Iterator[tuple[str, list[str], Path, str]]:
+    """File system type, super block options, mount point and root of each mount of control groups."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        if kind.startswith("cgroup"):
+            yield kind, options.split(","), Path(fields.split()[4]), fields.split()[3]
+
+
+def _own_path(controller: str, mount: Path) -> Path:
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(",") and (controller or not controllers):
+            inside = Path(path.lstrip("/"))
+            return inside if (mount / inside).is_dir() else Path()
+    raise LookupError(f"this process is in no group of {controller or 'v2'}")
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in clock ticks: a pid alone may be another process by now."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _remove_orphans(base: Path) -> None:
+    for folder in base.glob(f"{_PREFIX}*-*"):
+        pid, _, started = folder.name.removeprefix(_PREFIX).partition("-")
+        if pid.isdigit() and _start_time(int(pid)) != started:
+            _remove_tree(folder)
+
+
+def _remove_tree(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for child in folder.iterdir():
+            if child.is_dir():
+                _remove_tree(child)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Kill all inside and remove; a group of dying processes is busy for a moment."""
+    for _ in range(200):
+        try:
+            folder.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            with contextlib.suppress(OSError):
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), 9)
+            time.sleep(0.005)

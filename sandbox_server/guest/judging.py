@@ -1,0 +1,228 @@
+"""Run a program and its tests in this interpreter, and tell what happened.
+
+The verdict is not made here: the report holds facts, and the server weighs them against what it saw from outside.
+"""
+
+import ast
+import itertools
+import linecache
+import sys
+import traceback
+import types
+from typing import Any
+
+from .instrument import ENTERED, FAILED, RAN, Assertion, Instrumenter
+
+CODE_FILE, TESTS_FILE = "/work/solution.py", "/work/tests.py"
+
+_SIDE = 400  # characters kept of each side of a failed comparison
+_MESSAGE = 2000
+_TRACEBACK = 8000
+
+
+class Ledger:
+    """Counts the assertions of the tests and keeps the first that failed."""
+
+    def __init__(self, source: str, assertions: list[Assertion]) -> None:
+        counter = itertools.count()
+        self.ran = counter.__next__  # a C call without a frame: every assertion that holds pays for it
+        self.failures = 0
+        self.first: dict[str, Any] | None = None
+        self._lines = source
+        self._assertions = assertions
+        self._counter = counter
+
+    @property
+    def evaluated(self) -> int:
+        """Assertions executed so far."""
+        return int(self._counter.__reduce__()[1][0])
+
+    def failed(self, index: int, *sides: Any) -> None:
+        """One of the rewritten assertions did not hold."""
+        where = self._assertions[index]
+        self.record(where.line, _segment(self._lines, where), where.operator, *sides)
+
+    def record(self, line: int, source: str, operator: str, *sides: Any) -> None:
+        """Count a failed assertion; the first is kept with its two sides."""
+        self.ran()
+        self.failures += 1
+        if self.first is None:
+            self.first = {"line": line, "assertion": source, "operator": operator}
+            if sides:
+                self.first["left"] = shorten(sides[0])
+                self.first["right"] = shorten(sides[1])
+
+    def report(self) -> dict[str, Any]:
+        """What the server is told of it."""
+        return {"run": self.evaluated, "failed": self.failures, "first": self.first}
+
+
+def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> dict[str, Any]:
+    """Execute `code` as `__main__`, then `tests` in its namespace.
+
+    Args:
+        code: the program's text.
+        tests: the tests' text; may be empty.
+        expect_tests: the tests are inside `code`.
+        entry_point: the function for a `check(candidate)` that nothing calls; empty for the last one that `code` defines.
+
+    Returns:
+        ``end``: "done", "syntax", "error" or "exit"; ``code``: the exit status; ``tests``: counts; ``error``: what was
+        raised; ``reached``: the tests came to their end.
+    """
+    judged = code if expect_tests else tests
+    instrumenter = Instrumenter(self_testing=expect_tests)
+    flags = {"dont_inherit": True, "optimize": 0}
+    # Both are compiled before either runs: nothing that the program patches can reach the compiler.
+    try:
+        if judged:
+            tree = compile(judged, CODE_FILE if expect_tests else TESTS_FILE, "exec", ast.PyCF_ONLY_AST, **flags)
+            instrumenter.rewrite(tree)
+        if expect_tests:
+            judged_tree = tree
+            main = compile(tree, CODE_FILE, "exec", **flags)
+            after = compile(tests, TESTS_FILE, "exec", **flags) if tests else None
+        else:
+            main = compile(code, CODE_FILE, "exec", **flags)
+            judged_tree = tree if tests else None
+            after = compile(tree, TESTS_FILE, "exec", **flags) if tests else None
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        print_error(error)
+        return {"end": "syntax", "code": 1, "error": describe(error, None)}
+
+    ledger = Ledger(judged, instrumenter.assertions)
+    entered: set[int] = set()
+    module = types.ModuleType("__main__")
+    namespace = module.__dict__
+    namespace["__file__"] = CODE_FILE
+    namespace["__builtins__"] = __builtins__
+    namespace[RAN], namespace[FAILED], namespace[ENTERED] = ledger.ran, ledger.failed, entered.add
+    sys.modules["__main__"] = sys.modules["solution"] = module
+    _remember_source(CODE_FILE, code)
+    if tests:
+        _remember_source(TESTS_FILE, tests)
+    watch = None
+    if judged and "unittest" in judged:
+        from .unittests import Watch
+
+        watch = Watch(ledger, CODE_FILE if expect_tests else TESTS_FILE)
+
+    report: dict[str, Any] = {"end": "done", "code": 0, "reached": False}
+    try:
+        exec(main, namespace)
+        if after is not None:
+            exec(after, namespace)
+        if judged_tree is not None:
+            from . import uncalled
+
+            uncalled.call(judged_tree, namespace, instrumenter.functions, entered, entry_point, code)
+        report["reached"] = True
+    except SystemExit as stop:
+        report["end"] = "exit"
+        if watch is not None and watch.ended_by_its_runner(stop):
+            report["end"], report["reached"] = "done", True
+        report["code"] = exit_status(stop)
+    except BaseException as error:
+        frames = _own_frames(error.__traceback__)
+        report["end"], report["code"] = "error", 1
+        report["error"] = describe(error, frames)
+        if type(error) is AssertionError and not ledger.failures and _raised_in(frames, judged, expect_tests):
+            ledger.record(report["error"]["line"], "raise AssertionError", "")
+        print_error(error, frames)
+    if watch is not None:
+        watch.finish(report)
+    if judged:
+        report["tests"] = ledger.report()
+        if ledger.first is not None and report.get("error"):
+            ledger.first["message"] = report["error"]["message"]
+    return report
+
+
+def exit_status(stop: SystemExit) -> int:
+    """The status that the interpreter would end with; a message goes to stderr as it would."""
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code & 0xFF
+    try:
+        print(stop.code, file=sys.stderr)
+    except BaseException:
+        pass
+    return 1
+
+
+def describe(error: BaseException, frames: "types.TracebackType | None") -> dict[str, Any]:
+    """Type, message, line and traceback of an exception, each bounded."""
+    line = 0
+    if isinstance(error, SyntaxError) and frames is None:
+        line = error.lineno or 0
+    walk = frames
+    while walk is not None:
+        if walk.tb_frame.f_code.co_filename in (CODE_FILE, TESTS_FILE):
+            line = walk.tb_lineno
+        walk = walk.tb_next
+    try:
+        message = str(error)[:_MESSAGE]
+    except BaseException:
+        message = "<its __str__ failed>"
+    return {
+        "type": type(error).__name__[:200],
+        "message": message,
+        "line": line,
+        "traceback": _format(error, frames)[-_TRACEBACK:],
+    }
+
+
+def shorten(value: Any) -> str:
+    """repr(), bounded, whatever the value does."""
+    try:
+        text = repr(value)
+    except BaseException as error:
+        return f"<repr() raised {type(error).__name__}>"
+    if len(text) > _SIDE:
+        half = (_SIDE - 5) // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return text
+
+
+def _format(error: BaseException, frames: "types.TracebackType | None") -> str:
+    try:
+        return "".join(traceback.TracebackException(type(error), error, frames, compact=True).format())
+    except BaseException:
+        return f"{type(error).__name__}: <its traceback cannot be formatted>\n"
+
+
+def print_error(error: BaseException, frames: "types.TracebackType | None" = None) -> None:
+    """Show an exception on stderr as the interpreter would."""
+    try:
+        sys.stderr.write(_format(error, frames))
+    except BaseException:
+        pass  # the program closed or replaced its stderr
+
+
+def _own_frames(frames: "types.TracebackType | None") -> "types.TracebackType | None":
+    """The traceback from the program's first frame on."""
+    while frames is not None and frames.tb_frame.f_globals.get("__package__") == __package__:
+        frames = frames.tb_next
+    return frames
+
+
+def _raised_in(frames: "types.TracebackType | None", judged: str, expect_tests: bool) -> bool:
+    """Was it raised by the tests' own text, and not by something that they call?"""
+    name = None
+    while frames is not None:
+        name = frames.tb_frame.f_code.co_filename
+        frames = frames.tb_next
+    return bool(judged) and not expect_tests and name == TESTS_FILE
+
+
+def _segment(source: str, where: Assertion) -> str:
+    lines = source.splitlines()[where.line - 1 : where.end_line]
+    if len(lines) == 1:
+        return lines[0].encode()[where.column : where.end_column].decode(errors="replace")[:_SIDE]
+    return "\n".join(line.strip() for line in lines)[:_SIDE]
+
+
+def _remember_source(name: str, source: str) -> None:
+    """Let tracebacks and inspect.getsource show lines of a file that is nowhere on disk."""
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)

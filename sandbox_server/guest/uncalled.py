@@ -1,0 +1,88 @@
+"""Call the tests that a module only defines: test functions, test classes, unittest.TestCase, check(candidate)."""
+
+import ast
+import inspect
+import sys
+from typing import Any
+
+
+def call(
+    tree: ast.Module,
+    namespace: dict[str, Any],
+    functions: list[str],
+    entered: set[int],
+    entry_point: str,
+    code: str,
+) -> None:
+    """Call, in the order of their definition, what the tests define and nothing has called.
+
+    Args:
+        tree: the tests' module.
+        namespace: where it ran.
+        functions: qualified names of the functions that report their entry.
+        entered: indexes of those that were entered.
+        entry_point: name of the function under test, or empty.
+        code: the program's text, searched for the function under test when `entry_point` is empty.
+    """
+    called = {functions[index] for index in entered}
+    cases: list[type] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            name = statement.name
+            if name in called:
+                continue
+            if name.startswith("test") and not _needs_arguments(statement):
+                _finish(namespace[name]())
+            elif name == "check" and len(statement.args.args) == 1:
+                _finish(namespace[name](_under_test(namespace, entry_point, code)))
+        elif isinstance(statement, ast.ClassDef):
+            prefix = statement.name + "."
+            methods = [name for name in functions if name.startswith(prefix + "test") and name.count(".") == 1]
+            if not methods or any(name in called for name in methods):
+                continue
+            kind = namespace.get(statement.name)
+            if _is_test_case(kind):
+                cases.append(kind)  # type: ignore[arg-type]
+            elif isinstance(kind, type) and statement.name.startswith("Test") and kind.__init__ is object.__init__:
+                _run_class(kind, [name.removeprefix(prefix) for name in methods])
+    if cases:
+        import unittest
+
+        suite = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromTestCase, cases))
+        unittest.TextTestRunner(sys.stderr).run(suite)
+
+
+def _under_test(namespace: dict[str, Any], entry_point: str, code: str) -> Any:
+    if entry_point:
+        return namespace[entry_point]
+    defined = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if not defined:
+        raise NameError("check(candidate) needs a function, and the program defines none")
+    return namespace[defined[-1]]
+
+
+def _needs_arguments(function: "ast.FunctionDef | ast.AsyncFunctionDef") -> bool:
+    arguments = function.args
+    positional = len(arguments.posonlyargs) + len(arguments.args)
+    return positional > len(arguments.defaults) or None in arguments.kw_defaults
+
+
+def _run_class(kind: type, methods: list[str]) -> None:
+    for name in methods:
+        instance = kind()
+        for method in ("setup_method", name, "teardown_method"):
+            bound = getattr(instance, method, None)
+            if bound is not None:
+                _finish(bound())
+
+
+def _is_test_case(kind: Any) -> bool:
+    unittest = sys.modules.get("unittest")
+    return unittest is not None and isinstance(kind, type) and issubclass(kind, unittest.TestCase)
+
+
+def _finish(result: Any) -> None:
+    if inspect.iscoroutine(result):
+        import asyncio
+
+        asyncio.run(result)

@@ -1,0 +1,37 @@
+"""Framing between server and guest: a JSON header and the bytes that it speaks of.
+
+Layout: 4 bytes header length (big-endian), the header, then the blobs one after another; the header's ``sizes`` tells
+their lengths. The same few lines run on both sides; what comes out of a jail is parsed by `sandbox_server.report`, which
+trusts nothing.
+"""
+
+import json
+import struct
+from typing import Any
+
+_LENGTH = struct.Struct(">I")
+# What the server tells the zygote of a run: memory_bytes and processes (0: a control group limits them) around
+# cpu_seconds, then open_files, file_size_bytes, disk_bytes.
+SETTINGS = struct.Struct("<QQQQQQ")
+# What the zygote tells of its end: wait status, wall time ns, CPU time ns of what was waited for, largest resident set
+# KiB, whether the program's tmpfs is full.
+DONE = struct.Struct("<iQQQ?")
+
+
+def pack(header: dict[str, Any], blobs: list[bytes]) -> bytes:
+    """One message."""
+    header["sizes"] = [len(blob) for blob in blobs]
+    head = json.dumps(header, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return b"".join((_LENGTH.pack(len(head)), head, *blobs))
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """The header and the blobs of one trusted message."""
+    (length,) = _LENGTH.unpack_from(message)
+    start = _LENGTH.size + length
+    header = json.loads(message[_LENGTH.size : start])
+    blobs = []
+    for size in header["sizes"]:
+        blobs.append(message[start : start + size])
+        start += size
+    return header, blobs

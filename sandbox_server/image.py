@@ -1,0 +1,277 @@
+"""Build the root file system that programs see: one Python runtime and nothing else of the host.
+
+An image is a folder, made once per interpreter and kept in a cache. It is a copy and not a view of the host: the jail's
+user can read it wherever the interpreter was installed (even below a home folder that only its owner may enter), later
+changes on the host cannot change a verdict, and the fewer mounts a jail has, the cheaper each of its namespaces is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox_server.errors import HostUnfit
+
+PYTHON_PREFIX = "/python"
+LAYOUT = 3  # part of an image's key: raise it when this file lays images out differently
+
+# Parts of a standard library that no program can use in a jail, by size the most of it.
+_LEFT_OUT = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"}
+)
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+# Opened by name at run time, so `ldd` does not tell of it: glibc wants it when a thread ends.
+_OPENED_BY_NAME = ("libgcc_s.so.1",)
+
+_DESCRIBE = """
+import json, sys, sysconfig
+print(json.dumps({
+    "version": ".".join(map(str, sys.version_info[:3])),
+    "implementation": sys.implementation.name,
+    "executable": sys._base_executable if hasattr(sys, "_base_executable") else sys.executable,
+    "prefix": sys.base_prefix,
+    "stdlib": sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix, "base": sys.base_prefix}),
+    "platstdlib": sysconfig.get_path(
+        "platstdlib", vars={"installed_platbase": sys.base_exec_prefix, "platbase": sys.base_exec_prefix}
+    ),
+    "build": sys.version,
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A CPython installation on the host."""
+
+    executable: Path
+    version: str
+    build: str
+    prefix: Path
+    stdlib: Path
+    platstdlib: Path
+
+    @property
+    def short(self) -> str:
+        """Name of its library folder, e.g. ``python3.11``."""
+        return "python" + ".".join(self.version.split(".")[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A root file system on the host's disk."""
+
+    root: Path
+    python: str  # path of the interpreter inside
+    interpreter: Interpreter
+
+
+def find_interpreter(executable: str = "") -> Interpreter:
+    """Describe the interpreter at `executable`; empty means the one that runs this, without its virtual environment.
+
+    Raises:
+        HostUnfit: it does not start, or is not a CPython 3.11 or newer.
+    """
+    path = executable or sys.executable
+    try:
+        done = subprocess.run([path, "-I", "-S", "-c", _DESCRIBE], capture_output=True, check=True, timeout=60)
+        facts: dict[str, Any] = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise HostUnfit(f"the interpreter {path} does not start: {error}; name a working CPython 3.11+") from error
+    if facts["implementation"] != "cpython" or tuple(map(int, facts["version"].split("."))) < (3, 11):
+        raise HostUnfit(f"{path} is {facts['implementation']} {facts['version']}; programs need CPython 3.11 or newer")
+    return Interpreter(
+        executable=Path(facts["executable"]).resolve(),
+        version=facts["version"],
+        build=facts["build"],
+        prefix=Path(facts["prefix"]),
+        stdlib=Path(facts["stdlib"]),
+        platstdlib=Path(facts["platstdlib"]),
+    )
+
+
+def default_cache_dir() -> Path:
+    """Where images are kept: below /var/cache for root, since a jail's user must be able to enter it."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/selfalign")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfalign"
+
+
+def image_of(interpreter: Interpreter, packages: Path | None, cache_dir: Path) -> Image:
+    """The image of an interpreter, built if the cache has none.
+
+    Args:
+        interpreter: whose standard library programs see.
+        packages: a folder to become the image's site-packages; None for the standard library alone.
+        cache_dir: where images are kept.
+
+    Raises:
+        HostUnfit: the cache cannot be written, or the jail's user could not enter it.
+    """
+    stamp = interpreter.executable.stat()
+    identity = [LAYOUT, interpreter.build, str(interpreter.executable), stamp.st_size, stamp.st_mtime_ns]
+    if packages is not None:
+        identity += [str(packages), packages.stat().st_mtime_ns]
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    root = cache_dir / "images" / f"{interpreter.short}-{key}"
+    image = Image(root, f"{PYTHON_PREFIX}/bin/{interpreter.short}", interpreter)
+    if not root.is_dir():
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            with (cache_dir / "images.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # two servers that start together build one image
+                if not root.is_dir():
+                    _build(image, packages)
+        except OSError as error:
+            raise HostUnfit(
+                f"the runtime image cannot be written to {root}: {error}; free some space or set cache_dir to a "
+                "folder that can be written"
+            ) from error
+    check_enterable(root)
+    return image
+
+
+def check_enterable(folder: Path) -> None:
+    """Refuse a folder that the jail's user could not reach.
+
+    Raises:
+        HostUnfit: a folder on the way is closed to others, and we run as root (so jails run as another user).
+    """
+    if os.geteuid() != 0:
+        return
+    for step in (folder, *folder.parents):
+        if not step.stat().st_mode & 0o001:
+            raise HostUnfit(
+                f"{step} is closed to other users (mode {step.stat().st_mode & 0o777:o}), and jails run as one; "
+                f"`chmod o+x {step}` or set cache_dir to another folder"
+            )
+
+
+def _build(image: Image, packages: Path | None) -> None:
+    interpreter = image.interpreter
+    root = Path(tempfile.mkdtemp(prefix=".building-", dir=image.root.parent))
+    try:
+        root.chmod(0o755)
+        prefix = root / PYTHON_PREFIX.lstrip("/")
+        for library in {interpreter.stdlib, interpreter.platstdlib}:
+            target = prefix / library.relative_to(interpreter.prefix)
+            shutil.copytree(library, target, ignore=_leave_out, dirs_exist_ok=True)
+        executable = root / image.python.lstrip("/")
+        executable.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(interpreter.executable, executable)
+        site = prefix / interpreter.stdlib.relative_to(interpreter.prefix) / "site-packages"
+        if packages is not None:
+            shutil.copytree(packages, site, symlinks=True)
+        copy_libraries(root, [executable, *root.rglob("*.so"), *root.rglob("*.so.*")])
+        _furnish(root)
+        _open_to_others(root)
+        # What is not compiled would be compiled again by every program that imports it: the image is read-only.
+        subprocess.run(
+            [interpreter.executable, "-I", "-S", "-m", "compileall", "-qq", prefix], check=False, timeout=600
+        )
+        root.rename(image.root)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+
+
+def _leave_out(folder: str, names: list[str]) -> set[str]:
+    return {
+        name for name in names if name in _LEFT_OUT or name.startswith(("config-3", "_tkinter")) or name.endswith(".a")
+    }
+
+
+def copy_libraries(root: Path, binaries: Iterable[Path]) -> None:
+    """Copy the shared libraries that `binaries` need into `root`, all beside its C library, where the loader looks."""
+    inside = str(root) + os.sep
+    found: dict[str, Path] = {}
+    loader: Path | None = None
+    names = [str(binary) for binary in binaries]
+    for start in range(0, len(names), 200):
+        done = subprocess.run(["ldd", *names[start : start + 200]], capture_output=True, check=False, timeout=120)  # noqa: S607
+        for line in done.stdout.decode().splitlines():
+            match = re.match(r"\s+(?:(\S+) => )?(/\S+) \(0x", line)
+            if match and not match[2].startswith(inside):
+                if match[1] is None or "ld-linux" in match[2]:
+                    loader = Path(match[2])
+                else:
+                    found[Path(match[2]).name] = Path(match[2])
+    libc = found.get("libc.so.6")
+    if libc is None or loader is None:
+        raise HostUnfit("ldd does not tell which C library Python uses; the sandbox needs glibc and its ldd")
+    for name in _OPENED_BY_NAME:
+        if (libc.parent / name).exists():
+            found[name] = libc.parent / name
+    home = root / str(libc.parent).lstrip("/")
+    home.mkdir(parents=True, exist_ok=True)
+    for name, path in found.items():
+        shutil.copy2(path, home / name)
+    target = root / str(loader).lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(loader, target)
+
+
+def _furnish(root: Path) -> None:
+    for folder in ("dev", "etc", "proc", "box", "sandbox", "usr/share"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for device in _DEVICES:
+        (root / "dev" / device).touch()
+    # One tmpfs per run serves all three, and a mount less is time saved in each run.
+    (root / "tmp").symlink_to("box/tmp")
+    (root / "work").symlink_to("box/work")
+    (root / "dev/shm").symlink_to("../box/shm")
+    (root / "dev/fd").symlink_to("../proc/self/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        (root / "dev" / name).symlink_to(f"../proc/self/fd/{number}")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0:root:/:/bin/false\nprogram:x:1000:1000:program:/work:/bin/false\n"
+        "nobody:x:65534:65534:nobody:/:/bin/false\n"
+    )
+    (root / "etc/group").write_text("root:x:0:\nprogram:x:1000:\nnogroup:x:65534:\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (root / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+    zones = Path("/usr/share/zoneinfo")
+    if zones.is_dir():
+        shutil.copytree(zones, root / "usr/share/zoneinfo", symlinks=True)
+
+
+def _open_to_others(root: Path) -> None:
+    for folder, _, files in os.walk(root):
+        Path(folder).chmod(0o755)
+        for name in files:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+
+
+def place_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write `files` into a new `folder`, all or nothing; a folder that is there already is left as it is."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            path = building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        _open_to_others(building)
+        try:
+            building.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another server was faster
+                raise
+            shutil.rmtree(building)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise

@@ -1,0 +1,244 @@
+"""The sandbox itself: jobs in, outcomes out, one jail for each program that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from sandbox_server import cgroup, image, nsjail, report, runtimes, seccomp, verdict
+from sandbox_server.errors import InvalidJob, Unavailable, Unsupported
+from sandbox_server.guest import wire
+from sandbox_server.jobs import Isolation, Job, Limits, Outcome, SandboxInfo, Verdict
+from sandbox_server.sandbox import Sandbox
+from sandbox_server.slot import Slot
+
+_log = logging.getLogger(__name__)
+_MIB = 1 << 20
+# Far above what a system hands out, so that no account of the host shares a file or a process limit with a program.
+_FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    """How to hold programs.
+
+    Attributes:
+        slots: programs run at once; 0 for one per processor.
+        runtimes: names of the runtimes offered, the first being the default.
+        default_limits: for what a job leaves out.
+        maximum_limits: what a job may ask.
+        cgroup: which control groups to use; "auto" takes the best that works.
+        cache_dir: where images are kept; None for /var/cache/selfalign as root, else the user's own cache.
+    """
+
+    slots: int = 0
+    runtimes: tuple[str, ...] = ("python",)
+    default_limits: Limits = Limits(
+        wall_time_ms=20_000,
+        cpu_time_ms=5_000,
+        memory_bytes=512 * _MIB,
+        processes=64,
+        open_files=256,
+        file_size_bytes=64 * _MIB,
+        disk_bytes=128 * _MIB,
+        output_bytes=1 * _MIB,
+    )
+    maximum_limits: Limits = Limits(
+        wall_time_ms=300_000,
+        cpu_time_ms=120_000,
+        memory_bytes=8192 * _MIB,
+        processes=1_024,
+        open_files=4_096,
+        file_size_bytes=1024 * _MIB,
+        disk_bytes=2048 * _MIB,
+        output_bytes=64 * _MIB,
+    )
+    cgroup: Literal["auto", "v2", "v1", "none"] = "auto"
+    cache_dir: Path | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.slots < 0:
+            raise ValueError(f"slots: expected 0 (one per processor) or more, got {self.slots}")
+        if not self.runtimes:
+            raise ValueError("runtimes: expected at least one name")
+        for name in Limits.__slots__:
+            default, maximum = getattr(self.default_limits, name), getattr(self.maximum_limits, name)
+            if not 0 < default <= maximum:
+                raise ValueError(f"default_limits.{name}: expected 1 to {maximum}, the maximum, got {default}")
+
+
+async def open_sandbox(settings: SandboxConfig) -> Sandbox:
+    """Make a sandbox on this host and run one program in it, so that what it promises was tried.
+
+    Raises:
+        HostUnfit: the host lacks something; the message says what, and what to do.
+    """
+    sandbox = await asyncio.to_thread(_Jails, settings)
+    try:
+        await sandbox.try_out()
+    except BaseException:
+        await sandbox.close()
+        raise
+    return sandbox
+
+
+class _Jails:
+    """A `Sandbox` of nsjails."""
+
+    def __init__(self, settings: SandboxConfig) -> None:
+        self._settings = settings
+        self._slots = settings.slots or os.cpu_count() or 1
+        nsjail.binary()
+        cache_dir = settings.cache_dir or image.default_cache_dir()
+        self._runtimes = {name: runtimes.open_runtime(name, cache_dir) for name in settings.runtimes}
+        self._filter = seccomp.candidate_filter()
+        self._first_uid = _first_uid(self._slots)
+        self._parent = cgroup.open_parent(settings.cgroup)
+        self._free = list(range(self._slots))
+        self._available = asyncio.Semaphore(self._slots)
+        self._running: set[asyncio.Task[Outcome]] = set()
+        self._closed = False
+        self._started = 0
+
+    async def try_out(self) -> None:
+        """Run one program in each runtime."""
+        for name in self._runtimes:
+            seen = await self.run(Job(code="x = 1", tests="assert x == 1", runtime=name))
+            if seen.verdict is not Verdict.PASSED:
+                raise Unavailable(f"runtime {name!r} fails its self-test: {seen}")
+
+    async def run(self, job: Job) -> Outcome:
+        """Run one job; see `Sandbox.run`."""
+        if self._closed:
+            raise Unavailable("the sandbox is closed")
+        runtime = self._runtimes.get(job.runtime or self._settings.runtimes[0])
+        if runtime is None:
+            raise InvalidJob("runtime", f"unknown runtime {job.runtime!r}; known: {', '.join(self._runtimes)}")
+        if job.argv:
+            raise Unsupported(f"argv: runtime {job.runtime!r} runs programs, not commands")
+        limits = self._limits(job)
+        task = asyncio.current_task()
+        async with self._available:
+            number = self._free.pop()
+            try:
+                self._running.add(task)  # type: ignore[arg-type]
+                outcomes = [await self._once(job, runtime, limits, number) for _ in range(max(job.repeat, 1))]
+            finally:
+                self._running.discard(task)  # type: ignore[arg-type]
+                self._free.append(number)
+        if len(outcomes) == 1:
+            return outcomes[0]
+        verdicts = tuple(seen.verdict for seen in outcomes)
+        told = next((seen for seen in outcomes if seen.verdict is not Verdict.PASSED), outcomes[0])
+        return replace(told, repeat_verdicts=verdicts, flaky=len(set(verdicts)) > 1)
+
+    async def info(self) -> SandboxInfo:
+        """What this sandbox is; see `Sandbox.info`."""
+        rootless = os.geteuid() != 0
+        warnings = []
+        if self._parent.version == "none":
+            warnings.append(
+                "Without control groups, memory and processes are limited for each process and not for the whole tree "
+                f"({self._parent.reason})."
+            )
+        if rootless:
+            warnings.append("Without root, programs run as the server's own user, in a user namespace without rights.")
+        return SandboxInfo(
+            version=_version(),
+            runtimes=tuple(runtime.info() for runtime in self._runtimes.values()),
+            default_limits=self._settings.default_limits,
+            maximum_limits=self._settings.maximum_limits,
+            slots=self._slots,
+            queue_size=0,
+            isolation=Isolation(
+                namespaces=("user", "pid", "mount", "net", "ipc", "uts", "cgroup"),
+                seccomp=True,
+                cgroup=self._parent.version,
+                rootless=rootless,
+                warnings=tuple(warnings),
+            ),
+        )
+
+    async def close(self) -> None:
+        """Kill what runs and give everything back."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.to_thread(self._parent.remove)
+
+    async def _once(self, job: Job, runtime: runtimes.Runtime, limits: Limits, number: int) -> Outcome:
+        slot = await self._start(runtime, number)
+        try:
+            nonce = secrets.token_hex(16)
+            evidence = await slot.run(_request(job, nonce), job.stdin, limits)
+            return verdict.outcome(job, evidence, report.parse(bytes(evidence.report), nonce), runtime.fingerprint)
+        finally:
+            await slot.close()
+
+    async def _start(self, runtime: runtimes.Runtime, number: int) -> Slot:
+        self._started += 1
+        boot = (
+            "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
+            "main(int(sys.argv[1]), int(sys.argv[2]))"
+        )
+
+        def jail(control: int, log: int) -> nsjail.Jail:
+            return nsjail.Jail(
+                root=runtime.image.root,
+                guest=runtime.guest,
+                argv=(runtime.image.python, "-s", "-S", "-P", "-c", boot, str(control), "1"),
+                env=runtime.env,
+                pass_fds=(control,),
+                log_fd=log,
+                host_uid=self._first_uid + 2 * number,
+            )
+
+        return await Slot.start(jail, self._parent.group(f"slot-{number}-{self._started}"), self._filter)
+
+    def _limits(self, job: Job) -> Limits:
+        """The job's limits, completed."""
+        asked = {name: getattr(job.limits, name) for name in Limits.__slots__}
+        for name, value in asked.items():
+            maximum = getattr(self._settings.maximum_limits, name)
+            if value is not None and not 0 < value <= maximum:
+                raise InvalidJob(f"limits.{name}", f"expected 1 to {maximum}, got {value}")
+        return replace(self._settings.default_limits, **{name: value for name, value in asked.items() if value})
+
+
+def _request(job: Job, nonce: str) -> bytes:
+    header = {
+        "files": [(file.path, file.executable) for file in job.files],
+        "env": dict(job.env),
+        "argv": list(job.argv),
+        "seed": job.random_seed,
+        "expect_tests": job.expect_tests,
+        "entry_point": job.entry_point,
+        "nonce": nonce,
+    }
+    code, tests = (text.encode("utf-8", "surrogatepass") for text in (job.code, job.tests))
+    return wire.pack(header, [code, tests, *(file.content for file in job.files)])
+
+
+def _first_uid(slots: int) -> int:
+    """The first of the host's user ids for jails; a container may have few."""
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    for first in (_FIRST_UID, _FEW_UIDS_FIRST):
+        if any(start <= first and first + 2 * slots <= start + count for start, _, count in ranges):
+            return first
+    return _FEW_UIDS_FIRST
+
+
+def _version() -> str:
+    try:
+        return version("selfalign")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,112 @@
+"""Read the report that came out of a jail. Its writer shares a process with the program, so nothing in it is trusted.
+
+A report is one frame of `guest.wire` without blobs. Anything else (too long, two frames, another nonce, a field of the
+wrong type) is no report at all: the run is then judged as one that never came to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sandbox_server.jobs import AssertionFailure, ProgramError, TestReport
+
+_LENGTH = struct.Struct(">I")
+_MAX_BYTES = 1 << 20
+_MAX_TEXT = 20_000
+_MAX_COUNT = 1 << 53
+
+End = Literal["done", "syntax", "error", "exit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the guest says of a program."""
+
+    end: End
+    exit_code: int
+    reached_end: bool
+    tests: TestReport | None
+    error: ProgramError | None
+
+
+def parse(data: bytes, nonce: str) -> Report | None:
+    """The report in `data`, or None when it holds none.
+
+    Args:
+        data: all that came through the report's pipe.
+        nonce: what this run's report must carry.
+    """
+    if not _LENGTH.size < len(data) <= _MAX_BYTES or _LENGTH.unpack_from(data)[0] != len(data) - _LENGTH.size:
+        return None
+    try:
+        fields = json.loads(data[_LENGTH.size :])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or fields.get("nonce") != nonce:
+        return None
+    try:
+        end = fields["end"]
+        if end not in ("done", "syntax", "error", "exit"):
+            return None
+        return Report(
+            end=end,
+            exit_code=_count(fields["code"]),
+            reached_end=fields.get("reached") is True,
+            tests=_tests(fields.get("tests"), fields.get("reached") is True),
+            error=_error(fields.get("error")),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _tests(value: Any, reached_end: bool) -> TestReport | None:
+    if value is None:
+        return None
+    first = value["first"]
+    failure = None
+    if first is not None:
+        failure = AssertionFailure(
+            line=_line(first["line"]),
+            assertion=_text(first["assertion"]),
+            left=_text(first.get("left", "")),
+            operator=_text(first["operator"]),
+            right=_text(first.get("right", "")),
+            message=_text(first.get("message", "")),
+        )
+    return TestReport(
+        assertions_run=_count(value["run"]),
+        assertions_failed=_count(value["failed"]),
+        reached_end=reached_end,
+        first_failure=failure,
+    )
+
+
+def _error(value: Any) -> ProgramError | None:
+    if value is None:
+        return None
+    return ProgramError(
+        type=_text(value["type"]),
+        message=_text(value["message"]),
+        traceback=_text(value["traceback"]),
+        line=_line(value["line"]),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    # A lone surrogate cannot be sent or stored as UTF-8.
+    return value[:_MAX_TEXT].encode("utf-8", "backslashreplace").decode()
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
+        raise TypeError
+    return value
+
+
+def _line(value: Any) -> int:
+    return min(_count(value), 2**31 - 1)

@@ -1,0 +1,105 @@
+"""What programs can be run with: described in TOML, found by name, made ready as an image."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sandbox_server import image
+from sandbox_server.errors import HostUnfit
+from sandbox_server.jobs import RuntimeInfo
+from sandbox_server.settings import SettingsError, parse, read_toml
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """One runtime, as its TOML file describes it.
+
+    Attributes:
+        name: what a job asks for.
+        kind: "python" runs `code` and `tests`.
+        interpreter: a CPython on the host; empty for the one that runs the server.
+        preload: modules that are imported once, before any program.
+    """
+
+    name: str
+    kind: Literal["python"] = "python"
+    interpreter: str = ""
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A runtime made ready on this host."""
+
+    settings: RuntimeSettings
+    image: image.Image
+    guest: Path
+    fingerprint: str
+    packages: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=())
+
+    def info(self) -> RuntimeInfo:
+        """What `GetInfo` tells of it."""
+        return RuntimeInfo(
+            name=self.settings.name,
+            interpreter=f"CPython {self.image.interpreter.version}",
+            packages=self.packages,
+            fingerprint=self.fingerprint,
+            warm=False,
+        )
+
+
+def open_runtime(name: str, cache_dir: Path) -> Runtime:
+    """Find a runtime by name and make its image.
+
+    Raises:
+        HostUnfit: there is no such runtime, or its image cannot be made.
+    """
+    settings = _read(name)
+    interpreter = image.find_interpreter(settings.interpreter)
+    guest, guest_hash = place_guest(cache_dir)
+    identity = repr((interpreter.build, settings, guest_hash))
+    return Runtime(
+        settings=settings,
+        image=image.image_of(interpreter, None, cache_dir),
+        guest=guest,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        env=(
+            ("HOME", "/work"),
+            ("LANG", "C.UTF-8"),
+            ("PATH", f"{image.PYTHON_PREFIX}/bin:/usr/local/bin:/usr/bin:/bin"),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+            ("PYTHONHASHSEED", "0"),
+            ("PYTHONUTF8", "1"),
+            ("TZ", "UTC"),
+        ),
+    )
+
+
+def place_guest(cache_dir: Path) -> tuple[Path, str]:
+    """Copy the guest's source to where the jail's user can read it; answers the folder and the source's hash."""
+    source = importlib.resources.files("sandbox_server").joinpath("guest")
+    modules = {item.name: item.read_bytes() for item in source.iterdir() if item.name.endswith(".py")}
+    key = hashlib.sha256(repr(sorted(modules.items())).encode()).hexdigest()[:16]
+    folder = cache_dir / "guests" / key
+    try:
+        image.place_files(folder, {f"selfalign_guest/{name}": text for name, text in modules.items()})
+    except OSError as error:
+        raise HostUnfit(
+            f"{folder} cannot be written: {error}; free some space or set cache_dir to a folder that can be written"
+        ) from error
+    image.check_enterable(folder)
+    return folder, key
+
+
+def _read(name: str) -> RuntimeSettings:
+    source = importlib.resources.files("sandbox_server").joinpath("runtimes", f"{name}.toml")
+    try:
+        with importlib.resources.as_file(source) as path:
+            return parse(RuntimeSettings, read_toml(path), f"{path.name}:")
+    except SettingsError as error:
+        raise HostUnfit(f"runtime {name!r}: {error}") from error

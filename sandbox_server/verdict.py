@@ -1,0 +1,105 @@
+"""From what was seen of a run to its verdict: one function, and the order of its questions is the policy.
+
+Evidence from outside comes first (our timers, the kernel's counters, the wait status); the guest's report can only tell
+apart what is left, and a missing or malformed one never helps a program.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from sandbox_server.jobs import Assurance, Job, Outcome, ProgramError, Usage, Verdict
+from sandbox_server.report import Report
+from sandbox_server.slot import Evidence
+
+_STOPPED = {"wall": Verdict.TIME_LIMIT, "cpu": Verdict.TIME_LIMIT, "output": Verdict.OUTPUT_LIMIT}
+# Uncaught, these say which limit a program ran into; the kernel counts the kills, not the refusals.
+_NO_SPACE = ("[Errno 28]", "[Errno 122]", "[Errno 27]")
+
+
+def outcome(job: Job, evidence: Evidence, report: Report | None, fingerprint: str) -> Outcome:
+    """Judge one run.
+
+    Args:
+        job: what was asked.
+        evidence: what the sandbox saw.
+        report: what the guest said; None when it said nothing, or nothing well-formed.
+        fingerprint: the runtime's.
+    """
+    verdict = _verdict(job, evidence, report)
+    tested = bool(job.tests) or job.expect_tests
+    exited = os.WIFEXITED(evidence.status)
+    return Outcome(
+        verdict=verdict,
+        assurance=Assurance.TESTS_COMPLETED if tested else Assurance.EXIT_CLEAN,
+        request_id=job.request_id,
+        exit_code=os.WEXITSTATUS(evidence.status) if exited else None,
+        signal=None if exited else os.WTERMSIG(evidence.status),
+        stdout=bytes(evidence.stdout),
+        stderr=bytes(evidence.stderr),
+        stdout_truncated=evidence.stdout_truncated,
+        stderr_truncated=evidence.stderr_truncated,
+        usage=Usage(evidence.wall_time_ms, evidence.cpu_time_ms, evidence.peak_memory_bytes),
+        tests=report.tests if report is not None else None,
+        error=_error(verdict, evidence, report),
+        runtime_fingerprint=fingerprint,
+    )
+
+
+def _verdict(job: Job, evidence: Evidence, report: Report | None) -> Verdict:
+    tested = bool(job.tests) or job.expect_tests
+    if evidence.memory_kills:
+        return Verdict.MEMORY_LIMIT
+    if evidence.stopped in _STOPPED:
+        return _STOPPED[evidence.stopped]
+    if evidence.stdout_truncated or evidence.stderr_truncated:
+        return Verdict.OUTPUT_LIMIT
+    if os.WIFSIGNALED(evidence.status):
+        number = os.WTERMSIG(evidence.status)
+        if number == signal.SIGXCPU:
+            return Verdict.TIME_LIMIT
+        return Verdict.DISK_LIMIT if number == signal.SIGXFSZ else Verdict.KILLED
+    passed = report is not None and report.reached_end and report.end == "done" and tested and _held(report)
+    if not passed:
+        if evidence.process_refusals:
+            return Verdict.PROCESS_LIMIT
+        if evidence.disk_full:
+            return Verdict.DISK_LIMIT
+    if report is None:
+        return Verdict.INCOMPLETE if tested else Verdict.EXITED
+    if report.end == "syntax":
+        return Verdict.SYNTAX_ERROR
+    if report.tests is not None and report.tests.assertions_failed:
+        return Verdict.FAILED
+    if report.end == "error":
+        return _limit_behind(report.error) or Verdict.ERROR
+    if not tested:
+        return Verdict.EXITED
+    if report.end == "exit" or not report.reached_end:
+        return Verdict.INCOMPLETE
+    return Verdict.PASSED if passed else Verdict.NO_TESTS
+
+
+def _held(report: Report) -> bool:
+    tests = report.tests
+    return tests is not None and tests.assertions_run > 0 and tests.assertions_failed == 0
+
+
+def _limit_behind(error: ProgramError | None) -> Verdict | None:
+    if error is None:
+        return None
+    if error.type == "MemoryError":
+        return Verdict.MEMORY_LIMIT
+    if error.type == "OSError" and error.message.startswith(_NO_SPACE):
+        return Verdict.DISK_LIMIT
+    return None
+
+
+def _error(verdict: Verdict, evidence: Evidence, report: Report | None) -> ProgramError | None:
+    if verdict is Verdict.KILLED:
+        number = os.WTERMSIG(evidence.status)
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        told = "a forbidden system call" if number == signal.SIGSYS else signal.strsignal(number) or ""
+        return ProgramError(name, told)
+    return report.error if report is not None else None
