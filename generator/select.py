@@ -136,7 +136,7 @@ def _keep_one_of_alike(session: Session, recipe_id: str) -> None:
     passed = sa.select(Judgement.subject_id, Judgement.filter).where(
         Judgement.recipe_id == recipe_id, Judgement.kept | Judgement.filter.in_(names)
     )
-    before = dict(session.execute(passed.order_by(Judgement.subject_id)).tuples().all())
+    before = {row[0]: row[1] for row in session.execute(passed.order_by(Judgement.subject_id))}
     seen: tuple[set[bytes], ...] = tuple(set() for _ in UNIQUE)
     for batch in batched(before):
         changed = []
