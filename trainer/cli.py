@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from trainer.evaluation.cli import eval_command
+
 
 @click.command("train")
 @click.option(
@@ -75,4 +77,4 @@ def _need_torch(what: str) -> None:
         raise click.ClickException(f"{what} needs {', '.join(missing)}: pip install 'selfalign[train]'")
 
 
-COMMANDS: tuple[click.Command, ...] = (train_command,)
+COMMANDS: tuple[click.Command, ...] = (train_command, eval_command)

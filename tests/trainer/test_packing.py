@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Starcoder2Config
+from transformers.models.starcoder2 import Starcoder2ForCausalLM
+
+from trainer.chat import Example
+from trainer.model import ModelUnfit, check_packing
+from trainer.packing import IGNORED, best_fit_decreasing, flatten
+
+pytestmark = pytest.mark.train
+
+
+@given(st.lists(st.integers(1, 50), max_size=80))
+def test_bins_hold_every_item_once_and_no_more_than_they_can(lengths: list[int]) -> None:
+    bins = best_fit_decreasing(lengths, 50)
+    assert sorted(index for items in bins for index in items) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in items) <= 50 for items in bins)
+
+
+@given(st.lists(st.integers(1, 50), max_size=80))
+def test_no_two_bins_could_have_been_one(lengths: list[int]) -> None:
+    loads = sorted(sum(lengths[index] for index in items) for items in best_fit_decreasing(lengths, 50))
+    assert len(loads) < 2 or loads[0] + loads[1] > 50
+
+
+def test_the_fullest_bin_that_has_room_is_taken() -> None:
+    assert best_fit_decreasing([6, 5, 4, 3], capacity=10) == [[0, 2], [1, 3]]
+    assert best_fit_decreasing([7, 6, 3], capacity=10) == [[0, 2], [1]]
+
+
+def test_an_item_longer_than_a_bin_is_refused() -> None:
+    with pytest.raises(ValueError, match="item 1 has length 11, expected 1 to 10"):
+        best_fit_decreasing([3, 11], capacity=10)
+
+
+def test_a_row_holds_the_examples_and_where_each_begins() -> None:
+    batch = flatten([Example([1, 2, 3, 4], prompt_tokens=2), Example([5, 6, 7], prompt_tokens=1)])
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert batch["logits_to_keep"].tolist() == [1, 2, 4, 5]
+    assert batch["shift_labels"].tolist() == [[3, 4, 6, 7]]
+
+
+def make_examples(count: int, vocabulary: int = 97) -> list[Example]:
+    rng = random.Random(1)
+    return [
+        Example([rng.randrange(vocabulary) for _ in range(rng.randint(4, 30))], prompt_tokens=rng.randint(1, 3))
+        for _ in range(count)
+    ]
+
+
+def models() -> dict[str, Any]:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {
+        "llama": LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=64, num_key_value_heads=1)),
+        "starcoder2": Starcoder2ForCausalLM(
+            Starcoder2Config(**shape, intermediate_size=64, num_key_value_heads=1, sliding_window=16, bos_token_id=0)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["llama", "starcoder2"])
+def test_logits_of_packed_and_padded_examples_agree(name: str) -> None:
+    """No token sees another example, whether sliding windows are in play or not."""
+    model = models()[name].eval()
+    examples = make_examples(6)
+    longest = max(len(example.input_ids) for example in examples)
+    padded = torch.tensor([example.input_ids + [0] * (longest - len(example.input_ids)) for example in examples])
+    mask = torch.tensor([[int(i < len(example.input_ids)) for i in range(longest)] for example in examples])
+    packed = flatten(examples)
+    with torch.no_grad():
+        alone = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False).logits[0]
+    apart = torch.cat([alone[i, : len(example.input_ids)] for i, example in enumerate(examples)])
+    assert torch.allclose(together, apart, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "starcoder2"])
+def test_the_loss_is_that_of_labels_over_the_whole_row(name: str) -> None:
+    """Leaving out logits that have no label changes neither the loss nor a gradient."""
+    model = models()[name]
+    examples = make_examples(5)
+    packed = flatten(examples)
+    rows = [[IGNORED] * e.prompt_tokens + e.input_ids[e.prompt_tokens :] for e in examples]
+    labels = torch.tensor([[token for row in rows for token in row]])
+    count = torch.tensor(packed["shift_labels"].numel())
+    losses, gradients = [], []
+    for batch in (packed, {k: packed[k] for k in ("input_ids", "position_ids")} | {"labels": labels}):
+        model.zero_grad()
+        loss = model(**batch, use_cache=False, num_items_in_batch=count).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "starcoder2"])
+def test_models_that_keep_packed_examples_apart_are_accepted(name: str) -> None:
+    check_packing(models()[name])
+
+
+def test_a_model_that_mixes_packed_examples_is_refused() -> None:
+    """GPT-2's positions are honoured; one whose mask is given as all ones is not kept apart."""
+
+    class Mixing(GPT2LMHeadModel):
+        def forward(self, input_ids: Any = None, position_ids: Any = None, **kwargs: Any) -> Any:
+            mask = torch.ones_like(input_ids)
+            return super().forward(input_ids=input_ids, attention_mask=mask, **kwargs)
+
+    model = Mixing(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    with pytest.raises(ModelUnfit, match=r"set \[train\] packing = false"):
+        check_packing(model)
