@@ -351,7 +351,7 @@ async def test_a_full_disk_stops_the_build_with_one_clear_line(small: Recipe, da
 
     @sa.event.listens_for(database.engine, "connect")
     def _fill(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {pages + 6}")
+        connection.execute(f"PRAGMA max_page_count = {pages}")
 
     database.engine.dispose()
 
