@@ -38,20 +38,23 @@ def serve(config_path: Path | None, address: str | None, overrides: tuple[str, .
     """Serve the sandbox over gRPC until SIGTERM or Ctrl-C; a second one does not wait for runs in flight."""
     # Read when grpc is first imported: the jails are started by fork and exec, which its fork handlers only disturb.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    import uvloop
+
     from sandbox_server import logs
-    from sandbox_server.config import ServerConfig, load
+    from sandbox_server.config import load
 
     if parent_pid is not None:
         _die_with(parent_pid)
     with _user_errors():
         flags = (*overrides, f"address={address}") if address else overrides
-        config: ServerConfig = load(ServerConfig, config_path, overrides=flags)
+        config = load(config_path, overrides=flags)
         logs.configure(config.log_level, config.log_format)
-        asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config))
 
 
 async def _serve(config: ServerConfig) -> None:
-    from sandbox_server.jail import SandboxConfig, open_sandbox
+    from sandbox_server.jail import open_sandbox
     from sandbox_server.server import serving
 
     stopping = asyncio.Event()
@@ -67,7 +70,7 @@ async def _serve(config: ServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
-        jails = await open_sandbox(SandboxConfig())
+        jails = await open_sandbox(config.sandbox)
         try:
             async with serving(jails, config) as bound:
                 click.echo(f"serving on {bound}")
@@ -190,7 +193,7 @@ def _print_outcome(job: Job, outcome: Outcome) -> None:
         if failure.message:
             click.echo(f"  {failure.message}", err=True)
     if outcome.error is not None:
-        click.echo(outcome.error.traceback or f"{outcome.error.type}: {outcome.error.message}", err=True)
+        click.echo(f"{outcome.error.type}: {outcome.error.message}", err=True)  # its traceback is in stderr
 
 
 def _print_info(info: SandboxInfo) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sandbox_server.jail import SandboxConfig
 from sandbox_server.settings import SettingsError, parse, read_toml
 
 DEFAULT_ADDRESS = "127.0.0.1:50061"
@@ -33,7 +34,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """The service. What runs the programs is set up by its own table, ``[sandbox]``.
+    """The service, and in its own table the sandbox behind it.
 
     Args:
         address: ``host:port`` (port 0: any free one) or ``unix:/path``. Anything but loopback and unix sockets needs
@@ -45,6 +46,7 @@ class ServerConfig:
         drain_pause_s: how long to keep serving, already NOT_SERVING, so that load balancers take notice.
         log_level: least severe record to log.
         log_format: ``json`` (one object a line) or ``text``.
+        sandbox: what runs the programs.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -55,6 +57,7 @@ class ServerConfig:
     drain_pause_s: float = 0.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+    sandbox: SandboxConfig = SandboxConfig()
 
     def __post_init__(self) -> None:
         if self.max_message_bytes < 64 * 1024:
@@ -94,15 +97,11 @@ def is_private(address: str) -> bool:
 
 
 def load(
-    cls: type[Any],
-    path: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    overrides: Iterable[str] = (),
-) -> Any:
+    path: Path | None = None, environment: Mapping[str, str] | None = None, overrides: Iterable[str] = ()
+) -> ServerConfig:
     """Read the whole configuration.
 
     Args:
-        cls: the dataclass that describes it.
         path: TOML file, if any.
         environment: variables; those that begin with ``SELFALIGN_SANDBOX_`` are read. None means the process's own.
         overrides: ``key=value``, dotted keys for tables.
@@ -114,13 +113,13 @@ def load(
     for name, text in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            _put(values, key, _read(cls, key, text), name)
+            _put(values, key, _read(key, text), name)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise SettingsError(f"--set {override}: expected key=value")
-        _put(values, key, _read(cls, key, text), f"--set {override}")
-    return parse(cls, values, str(path) if path is not None else "settings")
+        _put(values, key, _read(key, text), f"--set {override}")
+    return parse(ServerConfig, values, str(path) if path is not None else "settings")
 
 
 def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -132,9 +131,9 @@ def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     values[last] = value
 
 
-def _read(cls: type[Any], key: str, text: str) -> Any:
+def _read(key: str, text: str) -> Any:
     """Read the text of a variable or flag as the type that the key has; unknown keys are left for `parse` to name."""
-    hint: Any = cls
+    hint: Any = ServerConfig
     for part in key.split("."):
         hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
         hint = hints.get(part, str)

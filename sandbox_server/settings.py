@@ -30,7 +30,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
 
 
-def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+def parse(cls: type[T], values: Mapping[str, Any], where: str, base: T | None = None) -> T:
     """Build the dataclass `cls` from `values`.
 
     Nested dataclasses take nested tables, tuples take arrays, `X | None` takes X or absence. An int is accepted for a
@@ -40,6 +40,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         cls: a dataclass type.
         values: the table.
         where: how to name the table in messages, e.g. ``"demo.toml: [train]"``.
+        base: what to take absent keys from; by default the fields' own defaults. A table whose field has a default of
+            its own changes only the keys that it names.
 
     Raises:
         SettingsError: with the key, the place and what was expected.
@@ -50,7 +52,10 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = _convert(hints[name], values[name], f"{where} {name}")
+            default = field.default if base is None else getattr(base, name)
+            arguments[name] = _convert(hints[name], values[name], f"{where} {name}", default)
+        elif base is not None:
+            arguments[name] = getattr(base, name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise SettingsError(f"{where}: missing key {name!r}")
     try:
@@ -70,13 +75,15 @@ def refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], where: st
             raise SettingsError(f"{where}: unknown key {key!r}{hint}")
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     if hint is Any:
         return value
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return _convert(options[0], value, where) if len(options) == 1 else _convert_one_of(options, value, where)
+        return (
+            _convert(options[0], value, where, default) if len(options) == 1 else _convert_one_of(options, value, where)
+        )
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             choices = ", ".join(repr(choice) for choice in typing.get_args(hint))
@@ -85,7 +92,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise SettingsError(f"{where}: expected a table, got {_name(value)}")
-        return parse(typing.cast("type[Any]", hint), value, where)
+        return parse(typing.cast("type[Any]", hint), value, where, default if type(default) is hint else None)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise SettingsError(f"{where}: expected an array, got {_name(value)}")

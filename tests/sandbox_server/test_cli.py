@@ -1,0 +1,130 @@
+"""The commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from sandbox_server.cli import sandbox
+
+PASSING = "def f(x):\n    return x + 1\n"
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(sandbox, arguments)
+
+
+@pytest.fixture
+def program(tmp_path):
+    (tmp_path / "a.py").write_text(PASSING)
+    (tmp_path / "good.py").write_text("assert f(1) == 2\n")
+    (tmp_path / "bad.py").write_text("assert f(1) == 3, 'off by one'\n")
+    return tmp_path
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A `serve` process; yields it and its address."""
+    address = f"unix:{tmp_path}/s.sock"
+    command = [sys.executable, "-m", "sandbox_server", "serve", "--address", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"serving on {address}\n"
+        yield process, address
+        process.kill()
+
+
+@pytest.mark.nsjail
+def test_run_tells_how_a_program_ended(program) -> None:
+    passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py")
+    assert passed.exit_code == 0
+    assert passed.stderr.startswith("PASSED  1/1  exit code 0  ")
+    failed = invoke("run", f"{program}/a.py", "--tests", f"{program}/bad.py")
+    assert failed.exit_code == 1
+    assert "FAILED  0/1" in failed.stderr
+    assert "line 1: assert f(1) == 3" in failed.stderr
+    assert "2 == 3 does not hold" in failed.stderr
+    assert "off by one" in failed.stderr
+
+
+@pytest.mark.nsjail
+def test_run_keeps_the_programs_output_apart(program) -> None:
+    (program / "loud.py").write_text("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
+    told = invoke("run", f"{program}/loud.py")
+    assert told.stdout == "out\n"
+    assert told.stderr.startswith("err\nEXITED  exit code 3")
+    assert told.exit_code == 1
+
+
+@pytest.mark.nsjail
+def test_run_as_json_is_the_whole_outcome(program) -> None:
+    told = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--json")
+    outcome = json.loads(told.stdout)
+    assert (outcome["verdict"], outcome["tests"]["assertions_run"]) == ("PASSED", 1)
+
+
+@pytest.mark.nsjail
+def test_info_shows_what_is_in_force() -> None:
+    text = invoke("info").stdout
+    assert "runtime     python: CPython 3" in text
+    assert "namespaces  " in text
+    shown = json.loads(invoke("info", "--json").stdout)
+    assert shown["slots"] == 1
+    assert shown["isolation"]["seccomp"] is True
+
+
+@pytest.mark.nsjail
+def test_a_server_is_reached_by_its_address_and_stops_when_told(server, program) -> None:
+    process, address = server
+    passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
+    assert passed.exit_code == 0, passed.stderr
+    assert json.loads(invoke("info", "--address", address, "--json").stdout)["slots"] == os.cpu_count()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    log = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert [entry["message"] for entry in log][-1] == "stopped"
+
+
+@pytest.mark.nsjail
+def test_a_second_signal_does_not_wait_for_runs(server, tmp_path) -> None:
+    process, address = server
+    (tmp_path / "slow.py").write_text("import time; print('up', flush=True); time.sleep(15)")
+    command = [sys.executable, "-m", "sandbox_server", "run", f"{tmp_path}/slow.py", "--address", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None  # it waits for the run
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        client.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "--address", "0.0.0.0:1"], "set tls.certificate and tls.key, or bind 127.0.0.1"),
+        (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: no such file"),
+        (["serve", "--set", "nonsense=1"], "unknown key 'nonsense'"),
+        (["run", "/nonexistent.py"], "does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(arguments, message) -> None:
+    told = invoke(*arguments)
+    assert told.exit_code in (1, 2)
+    assert message in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path) -> None:
+    (tmp_path / "a.py").write_bytes(b"\xff")
+    told = invoke("run", f"{tmp_path}/a.py")
+    assert told.exit_code == 1
+    assert "cannot be read as UTF-8 text" in told.stderr

@@ -1,0 +1,119 @@
+"""A server of one's own: it runs real jails, drains when left, dies with its parent, and says why it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sandbox_server import errors
+from sandbox_server.client import connect
+from sandbox_server.embedded import embedded_sandbox
+from sandbox_server.jobs import Job, Verdict
+
+pytestmark = pytest.mark.nsjail
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    """Every process below `pid`, the deepest last."""
+    tree: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            tree.setdefault(parent, []).append(int(entry.name))
+    found = list(tree.get(pid, ()))
+    for child in found:
+        found.extend(tree.get(child, ()))
+    return found
+
+
+def wait_until(condition, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+async def test_it_runs_programs_and_leaves_no_process() -> None:
+    before = set(children_of(os.getpid()))
+    async with connect("embedded") as sandbox:
+        info = await sandbox.info()
+        assert [runtime.name for runtime in info.runtimes] == ["python"]
+        jobs = [Job(code="def f(x): return x + 1", tests=f"assert f(1) == {n}", request_id=str(n)) for n in (2, 3)]
+        right, wrong = await asyncio.gather(*map(sandbox.run, jobs))
+        pids = set(children_of(os.getpid())) - before
+        assert pids
+    assert (right.verdict, right.request_id) == (Verdict.PASSED, "2")
+    assert (wrong.verdict, wrong.request_id) == (Verdict.FAILED, "3")
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+async def test_settings_reach_it() -> None:
+    async with embedded_sandbox(("--set", "sandbox.slots=1", "--set", "sandbox.default_limits.processes=7")) as sandbox:
+        info = await sandbox.info()
+    assert (info.slots, info.default_limits.processes) == (1, 7)
+
+
+async def test_a_setting_that_it_refuses_is_told_in_its_own_words() -> None:
+    with pytest.raises(errors.HostUnfit, match=r"unknown key 'slot'; did you mean 'slots'\?"):
+        async with embedded_sandbox(("--set", "sandbox.slot=1")):
+            pytest.fail("started")
+
+
+async def test_a_server_that_ends_early_is_noticed(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(errors.HostUnfit, match="ended at once, with status 1"):
+        async with embedded_sandbox():
+            pytest.fail("started")
+
+
+async def test_a_server_of_another_is_not_disturbed_by_settings_in_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("SELFALIGN_SANDBOX_ADDRESS", "0.0.0.0:1")
+    monkeypatch.setenv("SELFALIGN_SANDBOX_SANDBOX__SLOTS", "1")
+    async with embedded_sandbox() as sandbox:
+        assert (await sandbox.info()).slots == 1
+
+
+PARENT = """
+import asyncio
+from sandbox_server.client import connect
+from sandbox_server.jobs import Job
+async def main():
+    async with connect("embedded") as sandbox:
+        run = asyncio.create_task(sandbox.run(Job(code="import time; time.sleep(60)")))
+        await asyncio.sleep(0.5)
+        print("ready", flush=True)
+        await run
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_dies_with_its_parent_however_that_dies(number) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        assert parent.stdout.readline() == "ready\n"
+        pids = children_of(parent.pid)
+        assert len(pids) >= 2  # the server and a jail
+        parent.send_signal(number)
+        parent.wait()
+    assert wait_until(lambda: not any(map(is_alive, pids))), [pid for pid in pids if is_alive(pid)]
