@@ -11,7 +11,7 @@ import pytest
 
 from generator import models
 from generator.keys import key_of
-from generator.store import ensure_recipe, insert_new, open_database
+from generator.store import ensure_recipe, find_dataset, insert_new, open_database
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -104,11 +104,27 @@ def store_pairs(url: str, pairs: list[tuple[str, str]], *, name: str = "tiny", v
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """Of a database with the snapshot `tiny`, 22 pairs."""
+def pairs() -> list[tuple[str, str]]:
+    """Of the snapshot `tiny`."""
+    return make_pairs(22)
+
+
+@pytest.fixture
+def url(tmp_path: Path, pairs: list[tuple[str, str]]) -> str:
+    """Of a database with the snapshot `tiny`."""
     url = f"sqlite:///{tmp_path}/pairs.db"
-    store_pairs(url, make_pairs(22))
+    store_pairs(url, pairs)
     return url
+
+
+@pytest.fixture
+def dataset_id(url: str) -> str:
+    """Of the snapshot `tiny`."""
+    database = open_database(url)
+    with database.reading() as session:
+        found = find_dataset(session, "tiny").id
+    database.close()
+    return found
 
 
 @pytest.fixture
