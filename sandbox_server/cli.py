@@ -110,6 +110,24 @@ def info(address: str | None, as_json: bool) -> None:
         _print_info(answer)
 
 
+@sandbox.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def check(as_json: bool) -> None:
+    """Tell what this host lacks to hold programs, and how to give it. The status is 0 when programs can run."""
+    from sandbox_server.host import check_host
+
+    checks = check_host()
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(one) for one in checks]))
+    else:
+        for one in checks:
+            state = "ok" if one.ok else "missing" if one.required else "weaker"
+            click.echo(f"{state:8} {one.name}: {one.found}")
+            if one.remedy:
+                click.echo(f"{'':8} -> {one.remedy}")
+    raise SystemExit(0 if all(one.ok or not one.required for one in checks) else 1)
+
+
 def _with_sandbox(address: str | None, use: Callable[[Sandbox], Coroutine[Any, Any, T]]) -> T:
     async def main() -> T:
         async with _sandbox(address) as sandbox:

@@ -12,6 +12,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from sandbox_server import host
 from sandbox_server.cli import sandbox
 
 PASSING = "def f(x):\n    return x + 1\n"
@@ -78,6 +79,22 @@ def test_info_shows_what_is_in_force() -> None:
     shown = json.loads(invoke("info", "--json").stdout)
     assert shown["slots"] == 1
     assert shown["isolation"]["seccomp"] is True
+
+
+@pytest.mark.nsjail
+def test_check_says_that_this_host_will_do() -> None:
+    told = invoke("check")
+    assert told.exit_code == 0, told.stdout
+    assert "ok       namespaces: " in told.stdout
+    assert {one["name"] for one in json.loads(invoke("check", "--json").stdout)} >= {"nsjail", "namespaces", "seccomp"}
+
+
+def test_check_names_the_remedy_of_what_is_missing(monkeypatch) -> None:
+    needs = [host.HostCheck("nsjail", False, "no binary", "install it"), host.HostCheck("x", False, "f", "r", False)]
+    monkeypatch.setattr(host, "check_host", lambda: needs)
+    told = invoke("check")
+    assert told.exit_code == 1
+    assert "missing  nsjail: no binary\n         -> install it\nweaker   x: f\n" in told.stdout
 
 
 @pytest.mark.nsjail
