@@ -2,6 +2,374 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
-COMMANDS: tuple[click.Command, ...] = ()
+if TYPE_CHECKING:
+    from generator.pipeline import Report
+    from generator.recipe import Recipe
+    from generator.store import Database
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_RECIPE = "recipes/demo.toml"
+_GO_ON = "what is finished is stored; the same command goes on from there"
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_where = _options(
+    click.option(
+        "--recipe",
+        "recipe_path",
+        default=DEFAULT_RECIPE,
+        show_default=True,
+        metavar="FILE",
+        help="TOML file of the run.",
+    ),
+    click.option("--db", "url", default="", metavar="URL", help="Database, instead of the recipe's."),
+)
+_model = _options(
+    click.option(
+        "--engine", type=click.Choice(["openai", "transformers", "recorded"]), help="How the model is reached."
+    ),
+    click.option("--base-url", metavar="URL", help="OpenAI-compatible server, up to and with /v1."),
+    click.option("--model", "model_name", metavar="NAME", help="Model, or folder of one for --engine transformers."),
+    click.option("--mode", type=click.Choice(["completion", "chat"]), help="Base model, or one that takes chat turns."),
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command()
+@_where
+@_json
+def seeds(recipe_path: str, url: str, as_json: bool) -> None:
+    """Read the recipe's source again and store the functions that it holds now."""
+    with _user_errors():
+        from generator.pipeline import Pipeline, declare, gather_seeds
+        from generator.progress import Silent, to_stream
+        from generator.status import seed_summary
+
+        pipeline = Pipeline(_recipe(recipe_path))
+        with _database(url or pipeline.recipe.database.url, create=True) as database:
+            declare(database, pipeline)
+            with contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr) as progress:
+                gather_seeds(database, pipeline, progress)
+            summary = seed_summary(database, pipeline.name, pipeline.seed_filters.id)
+    if as_json:
+        _print_json(summary)
+        return
+    click.echo(f"{summary['found']} functions found, {summary['chosen']} chosen")
+    _print_table(("licence", "origin", "found", "chosen"), summary["origins"])
+    _print_table(("filter", "reason", "rejected"), summary["rejections"])
+
+
+@click.command()
+@_where
+@_model
+@_json
+def plan(recipe_path: str, url: str, as_json: bool, **model: str | None) -> None:
+    """Tell what a build would do, before anything runs."""
+    with _user_errors():
+        from generator import plan as planning
+        from generator.pipeline import Pipeline
+
+        pipeline = Pipeline(_with_model(_recipe(recipe_path), **model))
+        with _database(url or pipeline.recipe.database.url, create=True) as database:
+            steps = planning.as_rows(planning.plan(database, pipeline))
+    if as_json:
+        _print_json({"pipeline": pipeline.name, "steps": steps})
+        return
+    if not any(step["at_most"] for step in steps):
+        click.echo("nothing to do: every row is there")
+    _print_table(("stage", "done", "to_do", "at_most"), steps)
+    click.echo("to_do: can be made now; at_most: if every row before turns out usable")
+
+
+@click.command()
+@_where
+@_model
+@click.option("--retry-failed", is_flag=True, help="Ask again for completions that could not be had before.")
+@_json
+def build(recipe_path: str, url: str, retry_failed: bool, as_json: bool, **model: str | None) -> None:
+    """Make everything that the recipe asks for and the database does not have.
+
+    Every finished row is stored at once, so that Ctrl-C, a crash or kill -9 lose none.
+    """
+    import asyncio
+
+    with _user_errors(go_on=True):
+        from generator import pipeline as building
+        from generator.progress import Silent, to_stream
+
+        recipe = _with_model(_recipe(recipe_path), **model)
+        with _database(url or recipe.database.url, create=True) as database:
+            if retry_failed:
+                building.forget_failed(database, building.Pipeline(recipe))
+            with contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr) as progress:
+                report = asyncio.run(building.build(recipe, database, progress))
+    if as_json:
+        _print_json(_plain_report(report))
+        return
+    click.echo(_summary(report))
+
+
+@click.command()
+@click.option(
+    "--recipe", "recipe_path", metavar="FILE", help=f"Only this recipe's pipeline.  [database: {DEFAULT_RECIPE}'s]"
+)
+@click.option("--db", "url", default="", metavar="URL", help="Database, instead of the recipe's.")
+@_json
+def status(recipe_path: str | None, url: str, as_json: bool) -> None:
+    """Tell how far each pipeline is: the funnel, the verdicts, why pairs were rejected, the snapshots."""
+    with _user_errors():
+        from generator.status import status as look
+
+        recipe = _recipe(recipe_path) if recipe_path else None
+        with _database(url or (recipe or _recipe(DEFAULT_RECIPE)).database.url) as database:
+            found = look(database, recipe.name if recipe else None)
+            name = database.name
+    if as_json:
+        _print_json({"database": name} | found)
+        return
+    click.echo(f"database {name}")
+    for pipeline, parts in found["pipelines"].items():
+        click.echo(f"\n{pipeline}")
+        _print_table(("stage", "rows"), parts["funnel"])
+        _print_table(("verdict", "responses"), parts["verdicts"])
+        _print_table(("filter", "reason", "responses"), parts["rejections"][:12])
+    if not found["pipelines"]:
+        click.echo("nothing built yet; `selfalign build` does it")
+    _print_table(("name", "version", "size", "id"), found["datasets"])
+
+
+@click.command()
+@click.argument("id")
+@_where
+@_json
+def show(id: str, recipe_path: str, url: str, as_json: bool) -> None:
+    """Tell the whole story of one row: what it was made from and by, what came of it.
+
+    ID is any row's, or its first digits: of a seed, concepts, an instruction, a response, an execution, a recipe, a
+    data set, a training or an evaluation.
+    """
+    with _user_errors():
+        from generator.lineage import show as tell
+
+        with _database(url or _recipe(recipe_path).database.url) as database, database.reading() as session:
+            story = tell(session, id)
+    if as_json:
+        _print_json(story)
+        return
+    for table, rows in story.items():
+        for row in rows if isinstance(rows, list) else [rows]:
+            _print_row(table, row)
+
+
+@click.command()
+@_where
+@click.option("--dataset", default="", metavar="NAME[@VERSION]", help="Snapshot; default: the recipe's newest.")
+@click.option("--output", default="-", metavar="FILE", help="Where to write; default: standard output.")
+@click.option(
+    "--columns",
+    type=click.Choice(["pairs", "original", "trl"]),
+    default="pairs",
+    show_default=True,
+    help="Keys of each line: id, instruction, response; those of the original's data set; prompt, completion.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Report in JSON; needs --output.")
+def export(recipe_path: str, url: str, dataset: str, output: str, columns: str, as_json: bool) -> None:
+    """Write a snapshot of accepted pairs as JSON lines."""
+    if as_json and output == "-":
+        raise click.UsageError("--json needs --output FILE: standard output already holds JSON lines")
+    with _user_errors():
+        from generator.export import export_file, export_jsonl
+        from generator.store import find_dataset
+
+        if not (dataset and url):
+            recipe = _recipe(recipe_path)
+            url, dataset = url or recipe.database.url, dataset or recipe.dataset.name or recipe.name
+        name, _, version = dataset.partition("@")
+        if version and not version.removeprefix("v").isdigit():
+            raise click.UsageError(f"--dataset {dataset}: expected NAME or NAME@VERSION, such as demo@2")
+        with _database(url) as database, database.reading() as session:
+            snapshot = find_dataset(session, name, int(version.removeprefix("v")) if version else None)
+            if output == "-":
+                export_jsonl(session, snapshot, sys.stdout, columns)
+                return
+            try:
+                lines = export_file(session, snapshot, Path(output), columns)
+            except OSError as error:
+                raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
+    if as_json:
+        _print_json({"dataset": snapshot.name, "version": snapshot.version, "rows": lines, "output": output})
+        return
+    click.echo(f"{lines} pairs of {snapshot.name} v{snapshot.version} in {output}")
+
+
+@click.group()
+def db() -> None:
+    """Look after the database, and ask it."""
+
+
+@db.command()
+@_where
+@_json
+def upgrade(recipe_path: str, url: str, as_json: bool) -> None:
+    """Bring the tables to this version's schema; make them where there are none."""
+    with _user_errors():
+        from generator.schema import upgrade_url
+
+        name, before, after = upgrade_url(url or _recipe(recipe_path).database.url)
+    if as_json:
+        _print_json({"database": name, "before": before, "after": after})
+    elif before == after:
+        click.echo(f"{name}: schema {after}, nothing to do")
+    else:
+        click.echo(f"{name}: schema {after}, {'made' if before is None else f'upgraded from {before}'}")
+
+
+@db.command()
+@click.argument("sql")
+@_where
+@_json
+def query(sql: str, recipe_path: str, url: str, as_json: bool) -> None:
+    """Run one SQL query, which can only read."""
+    with _user_errors():
+        from generator.store import run_query
+
+        with _database(url or _recipe(recipe_path).database.url) as database:
+            columns, rows = run_query(database, sql)
+    if as_json:
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    _print_table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
+
+
+COMMANDS: tuple[click.Command, ...] = (seeds, plan, build, status, show, export, db)
+
+
+def _recipe(path: str) -> Recipe:
+    from generator.recipe import load_recipe
+
+    return load_recipe(Path(path))
+
+
+def _with_model(recipe: Recipe, **given: str | None) -> Recipe:
+    from generator.recipe import with_model
+
+    return with_model(recipe, **given)
+
+
+@contextlib.contextmanager
+def _database(url: str, *, create: bool = False) -> Iterator[Database]:
+    from generator.store import open_database
+
+    database = open_database(url, create=create)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextlib.contextmanager
+def _user_errors(*, go_on: bool = False) -> Iterator[None]:
+    """Let what a user can mend leave as one line; with `go_on`, say that finished work is kept."""
+    from generator.engines import EngineError
+    from generator.lineage import UnknownRow
+    from generator.store import DatabaseError, UnknownDataset
+    from sandbox_server.errors import SandboxError
+    from sandbox_server.settings import SettingsError
+
+    try:
+        yield
+    except (SettingsError, UnknownDataset, UnknownRow) as error:
+        raise click.ClickException(str(error)) from None
+    except (DatabaseError, EngineError, SandboxError) as error:
+        raise click.ClickException(f"{error}{f' ({_GO_ON})' if go_on else ''}") from None
+    except KeyboardInterrupt:
+        if not go_on:
+            raise
+        click.echo(f"\nstopped; {_GO_ON}", err=True)
+        sys.exit(130)
+
+
+def _summary(report: Report) -> str:
+    if report.did_nothing:
+        held = _snapshot_words(report)
+        return f"nothing to do: 0 completions drawn, 0 programs run; {held}"
+    parts = [f"{report.completions_drawn} completions drawn", f"{report.programs_run} programs run"]
+    if report.failed:
+        parts.append(f"{report.failed} requests failed (--retry-failed asks again)")
+    return ", ".join(parts) + f"; {_snapshot_words(report)}"
+
+
+def _snapshot_words(report: Report) -> str:
+    snapshot = report.snapshot
+    if snapshot is None or snapshot.version is None:
+        return "no pair accepted yet"
+    return f"data set {snapshot.dataset} v{snapshot.version} holds {snapshot.size} pairs"
+
+
+def _plain_report(report: Report) -> dict[str, Any]:
+    return dataclasses.asdict(report) | {
+        "completions_drawn": report.completions_drawn,
+        "did_nothing": report.did_nothing,
+    }
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _print_row(table: str, row: dict[str, Any]) -> None:
+    click.secho(f"{table} {row.get('id', '')}".rstrip(), bold=True)
+    for key, value in row.items():
+        if key in ("id", "table") or value in (None, "", []):
+            continue
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+        lines = text.splitlines() or [""]
+        if len(lines) == 1:
+            click.echo(f"  {key}: {lines[0]}")
+        else:
+            click.echo(f"  {key}:")
+            click.echo("\n".join(f"    {line}" for line in lines))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Print aligned columns, numbers to the right; nothing where there are no rows."""
+    if not rows:
+        return
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in [list(columns), *cells]) for index in range(len(columns))]
+    numeric = [all(isinstance(row[column], int | float) for row in rows) for column in columns]
+    click.echo()
+    for number, line in enumerate([list(columns), *cells]):
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        click.secho("  ".join(padded).rstrip(), bold=number == 0)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = " ".join((value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -413,6 +413,23 @@ def row_key(stage: str, recipe_id: str, item: Draw) -> str:
     return key_of(stage, item.parent_id, recipe_id, item.sample_index)
 
 
+def forget_failed(database: Database, pipeline: Pipeline) -> int:
+    """Remove the rows of requests that could not be answered, so that the next build asks again.
+
+    Returns:
+        How many there were. They have no text, so nothing was ever made of them but a judgement.
+    """
+    forgotten = 0
+    with database.writing() as session:
+        for stage, recipe_id in pipeline.chain.recipes.items():
+            table = work.LEVELS[stage].table
+            failed = sa.select(table.id).where(table.recipe_id == recipe_id, table.finish_reason == _FAILED)
+            session.execute(sa.delete(models.Judgement).where(models.Judgement.subject_id.in_(failed)))
+            removed = session.execute(sa.delete(table).where(table.id.in_(failed)))
+            forgotten += int(getattr(removed, "rowcount", 0))
+    return forgotten
+
+
 # Execution
 
 

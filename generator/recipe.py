@@ -6,6 +6,7 @@ are carried as tables.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,3 +135,30 @@ def load_recipe(path: Path) -> Recipe:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name):
             raise SettingsError(f"{path} {key}: expected letters, digits, '-', '_' and '.', at most 128, got {name!r}")
     return recipe
+
+
+def with_model(
+    recipe: Recipe,
+    *,
+    engine: str | None = None,
+    base_url: str | None = None,
+    model_name: str | None = None,
+    mode: str | None = None,
+) -> Recipe:
+    """The recipe with another model, or the same one reached otherwise; None keeps what the recipe says.
+
+    Args:
+        recipe: the whole file.
+        engine: as `ModelSettings.engine`.
+        base_url: as `ModelSettings.base_url`.
+        model_name: a name, or for the engine `transformers` also a folder.
+        mode: as `ModelSettings.mode`.
+    """
+    changes: dict[str, Any] = {"engine": engine, "base_url": base_url, "mode": mode}
+    if model_name is not None and model_name != recipe.model.name:
+        # Another model: the revision and the files of the recipe's say nothing about it.
+        changes |= {"name": model_name, "revision": "", "path": "", "recording": ""}
+        if (engine or recipe.model.engine) == "transformers" and Path(model_name).is_dir():
+            changes |= {"name": Path(model_name).resolve().name, "path": model_name}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **changes))

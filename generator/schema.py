@@ -59,11 +59,15 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     return before, HEAD
 
 
-def upgrade_url(url: str) -> tuple[str | None, str]:
-    """`upgrade` the database at `url`, made where it is missing."""
+def upgrade_url(url: str) -> tuple[str, str | None, str]:
+    """`upgrade` the database at `url`, made where it is missing.
+
+    Returns:
+        Its name, and the revision before and after.
+    """
     database = connect(url, create=True)
     try:
-        return upgrade(database)
+        return database.name, *upgrade(database)
     finally:
         database.close()
 

@@ -240,6 +240,32 @@ def batched(items: Iterable[T], size: int = BATCH_ROWS) -> Iterator[list[T]]:
         yield batch
 
 
+def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run one statement that cannot change anything.
+
+    Returns:
+        The names of its columns, and its rows.
+
+    Raises:
+        DatabaseError: it is not valid, or would change something.
+    """
+    try:
+        with database.engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA query_only = on")
+            else:
+                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            try:
+                result = connection.execute(sa.text(sql.replace(":", r"\:")))
+                rows = [tuple(row) for row in result] if result.returns_rows else []
+                return list(result.keys()) if result.returns_rows else [], rows
+            finally:
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA query_only = off")
+    except DBAPIError as error:
+        raise DatabaseError(f"query: {explain(error)}") from error
+
+
 # Recipes
 
 

@@ -1,0 +1,73 @@
+"""What a build would do, told before anything runs. Reads only."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from generator import models, work
+from generator.pipeline import Pipeline
+from generator.recipe import SandboxSettings
+from generator.seeds import gather
+from generator.seeds import select as select_seeds
+from generator.store import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one stage has and lacks.
+
+    Attributes:
+        done: rows there are.
+        to_do: rows that could be made now.
+        at_most: rows to make if every row of the stages before turns out usable; `to_do` is part of it.
+    """
+
+    stage: str
+    done: int
+    to_do: int
+    at_most: int
+
+
+def plan(database: Database, pipeline: Pipeline) -> list[Step]:
+    """Count the work of every stage.
+
+    A source that was not gathered yet is read, and nothing of it stored.
+
+    Raises:
+        SettingsError: the source cannot be read.
+    """
+    chain = pipeline.chain
+    with database.reading() as session:
+        row = session.get(models.Pipeline, pipeline.name)
+        gathered = row is not None and row.seeds_recipe_id == pipeline.seeds.id
+        executed = session.get(models.Recipe, row.executions_recipe_id) if row and row.executions_recipe_id else None
+    steps: list[Step] = []
+    pending = 0  # rows of the stage above that may yet come
+    if not gathered:
+        settings = dataclasses.replace(pipeline.recipe.seeds, limit=0)
+        pending = len(select_seeds(gather(settings), pipeline.recipe.seeds.limit))
+        steps.append(Step("seeds", 0, pending, pending))
+        chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
+    for stage, samples in chain.samples.items():
+        counted = work.count(database, chain, stage)
+        to_do = counted.parents * samples - counted.rows
+        pending = to_do + pending * samples
+        steps.append(Step(stage, counted.rows, to_do, pending))
+    recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
+    programs, run = work.count_programs(database, chain, recipe_id)
+    steps.append(Step("executions", run, programs - run, programs - run + pending))
+    return steps
+
+
+def _is_asked_for(parameters: dict[str, Any], settings: SandboxSettings) -> bool:
+    """Whether earlier executions ran as the settings ask, as far as can be told without the server."""
+    limits = parameters["limits"]
+    asked = {name: value for name, value in dataclasses.asdict(settings.limits).items() if value is not None}
+    return bool(parameters["runtime"] == settings.runtime and limits == limits | asked)
+
+
+def as_rows(steps: list[Step]) -> list[dict[str, Any]]:
+    """Steps as plain values."""
+    return [dataclasses.asdict(step) for step in steps]
