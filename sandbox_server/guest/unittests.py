@@ -9,7 +9,6 @@ import sys
 import threading
 import unittest
 import unittest.case
-import unittest.main
 import unittest.result
 from typing import Any
 
@@ -38,7 +37,7 @@ class Watch:
         while frames is not None:
             name = frames.tb_frame.f_code.co_filename
             frames = frames.tb_next
-        return name == unittest.main.__file__
+        return name == sys.modules[unittest.main.__module__].__file__  # type: ignore[attr-defined]
 
     def finish(self, report: dict[str, Any]) -> None:
         """Bring an error that a runner swallowed into the report."""
