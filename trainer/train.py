@@ -341,7 +341,7 @@ def environment(settings: TrainSettings, trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.args.world_size,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "accelerate")},
-        **{name: values[name] for name in names},
+        **{name: list(value) if isinstance(value := values[name], tuple) else value for name in names},
     }
 
 

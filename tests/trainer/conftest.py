@@ -13,8 +13,10 @@ from generator import models
 from generator.keys import key_of
 from generator.store import ensure_recipe, find_dataset, insert_new, open_database
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+torch.set_num_threads(1)  # the models are tiny: a second thread only waits
 
 TINY = {
     "model": {"kind": "new", "vocabulary": 320, "hidden_size": 32, "layers": 2, "heads": 2},
@@ -148,3 +150,9 @@ def toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value)
+
+
+@pytest.fixture
+def store() -> Callable[..., str]:
+    """`store_pairs`."""
+    return store_pairs

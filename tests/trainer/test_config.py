@@ -32,10 +32,16 @@ def test_the_defaults_are_the_released_models() -> None:
         ({"model": NEW, "max_tokens": 4}, "x.toml [train]: max_tokens must be at least 8, got 4"),
         ({"model": NEW, "pack_tokens": 64}, "x.toml [train]: pack_tokens 64 must hold an example of max_tokens 1280"),
         ({"model": NEW, "warmup": 1.0}, "x.toml [train]: warmup must be from 0 up to but not including 1, got 1.0"),
-        ({"model": NEW, "optimizer": "sgd"}, "x.toml [train] optimizer: expected one of 'adafactor', 'adamw', got 'sgd'"),
+        (
+            {"model": NEW, "optimizer": "sgd"},
+            "x.toml [train] optimizer: expected one of 'adafactor', 'adamw', got 'sgd'",
+        ),
         ({"model": {"kind": "pretrained"}}, 'x.toml [train] model: model kind "pretrained" needs a path'),
         ({"model": {"kind": "new", "path": "x"}}, 'x.toml [train] model: model kind "new" takes no path'),
-        ({"model": {"kind": "new", "heads": 3}}, "x.toml [train] model: hidden_size 256 must be a multiple of 2 x heads"),
+        (
+            {"model": {"kind": "new", "heads": 3}},
+            "x.toml [train] model: hidden_size 256 must be a multiple of 2 x heads",
+        ),
         ({"model": {"kind": "new", "kv_heads": 3}}, "x.toml [train] model: heads 4 must be a multiple of kv_heads 3"),
         ({"model": {"kind": "new", "vocabulary": 10}}, "x.toml [train] model: vocabulary must be at least 300"),
         ({"model": NEW, "lora": {"rank": 0}}, "x.toml [train] lora: rank must be at least 1, got 0"),

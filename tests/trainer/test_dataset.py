@@ -143,14 +143,13 @@ def test_processes_share_a_step_without_overlap(source: PairSource, tmp_path: Pa
     """Each has as many passes as any other; where one has nothing left to do, its pass counts no token."""
     found = survey(source, make_encoder(), 0.0, tmp_path)
     whole = make_steps(source, found, capacity=capacity, batch_size=7)[1]
-    shares = [
-        make_steps(source, found, capacity=capacity, batch_size=7, share=Share(rank, 3))[1] for rank in range(3)
-    ]
+    shares = [make_steps(source, found, capacity=capacity, batch_size=7, share=Share(rank, 3))[1] for rank in range(3)]
     assert len({len(share["micro_batches"]) for share in shares}) == 1
     trained = sum(int((m["shift_labels"] >= 0).sum()) for share in shares for m in share["micro_batches"])
     assert trained == whole["trained_tokens"] == shares[0]["trained_tokens"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_read_what_the_process_itself_would(source: PairSource, tmp_path: Path) -> None:
     steps = make_steps(source, survey(source, make_encoder(), 0.0, tmp_path))
     alone = [step["micro_batches"][0]["input_ids"].tolist() for step in steps.loader()]

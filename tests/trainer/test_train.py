@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from generator import models
+from generator.recipe import load_recipe
+from generator.store import open_database
+from trainer.cli import train_command
+from trainer.config import train_settings
+from trainer.dataset import PairSource
+from trainer.train import TrainResult, out_of_memory_advice, train
+
+pytestmark = pytest.mark.train
+
+WriteRecipe = Callable[..., Path]
+
+
+def run(recipe_file: Path, url: str, output: Path, **options: Any) -> TrainResult:
+    """Train in this process."""
+    recipe = load_recipe(recipe_file)
+    settings = train_settings(recipe.train, "[train]", recipe.seed)
+    return train(recipe, settings, url=url, output=output, **options)
+
+
+def command(*arguments: object) -> Result:
+    """`selfalign train` with `arguments`."""
+    return CliRunner().invoke(train_command, [str(argument) for argument in arguments])
+
+
+def losses(output: Path) -> list[float]:
+    """Of every step."""
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def training_row(url: str) -> models.Training:
+    database = open_database(url)
+    with database.reading() as session:
+        row = session.query(models.Training).one()
+    database.close()
+    return row
+
+
+# The whole way
+
+
+def test_a_recipe_becomes_a_checkpoint_that_transformers_loads(
+    url: str, dataset_id: str, recipe_file: WriteRecipe, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    result = command("--recipe", recipe_file(), "--db", url, "--output", output)
+    assert result.exit_code == 0, result.output
+    assert f"tiny v1: 22 pairs; checkpoint in {output}" in result.output
+    assert "11 steps, loss 5." in result.output
+    model = AutoModelForCausalLM.from_pretrained(output)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Add."}], add_generation_prompt=True)["input_ids"]
+    assert model(torch.tensor([ids])).logits.shape == (1, len(ids), len(tokenizer))
+    row = training_row(url)
+    assert (row.status, row.dataset_id, row.output) == ("finished", dataset_id, str(output))
+    assert row.metrics is not None
+    assert row.metrics["steps"] == 11
+    assert row.metrics["last_loss"] < row.metrics["first_loss"]
+    assert row.metrics["tokens"] == 2 * row.metrics["data"]["tokens_per_epoch"]
+    card = (output / "README.md").read_text()
+    assert "22 pairs" in card
+    assert "MIT (22 pairs)" in card
+
+
+def test_a_finished_run_is_not_run_again(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    recipe, output = recipe_file(max_steps=2), tmp_path / "model"
+    first = run(recipe, url, output)
+    weights = (output / "model.safetensors").stat().st_mtime_ns
+    again = command("--recipe", recipe, "--db", url, "--output", output)
+    assert again.exit_code == 0
+    assert "trained before, nothing to do" in again.output
+    assert (output / "model.safetensors").stat().st_mtime_ns == weights
+    assert training_row(url).metrics == first.metrics
+
+
+def test_the_whole_effective_config_is_stored(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    run(recipe_file(max_steps=1), url, tmp_path / "model")
+    database = open_database(url)
+    with database.reading() as session:
+        recipe = session.get_one(models.Recipe, training_row(url).recipe_id)
+    database.close()
+    assert recipe.stage == "train"
+    assert recipe.parameters["dataset"] == "tiny@1"
+    assert recipe.parameters["train"]["max_steps"] == 1
+    assert recipe.parameters["train"]["warmup"] == 0.05
+
+
+# Nothing changes the result that should not
+
+
+def test_packing_and_accumulation_change_nothing_but_the_speed(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path
+) -> None:
+    """One pair a pass, packed passes, and the whole batch in one pass: the same losses up to rounding."""
+    variants = {"alone": {"packing": False}, "packed": {"packing": True}, "whole": {"pack_tokens": 4096}}
+    found = {}
+    for name, changes in variants.items():
+        run(recipe_file(max_steps=6, optimizer="adamw", **changes), url, tmp_path / name)
+        found[name] = losses(tmp_path / name)
+    assert found["packed"] == pytest.approx(found["alone"], abs=2e-5)
+    assert found["whole"] == pytest.approx(found["alone"], abs=2e-5)
+
+
+def test_gradient_checkpointing_changes_no_loss(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    run(recipe_file(max_steps=3), url, tmp_path / "plain")
+    run(recipe_file(max_steps=3, gradient_checkpointing=True), url, tmp_path / "checkpointed")
+    assert losses(tmp_path / "checkpointed") == pytest.approx(losses(tmp_path / "plain"), abs=1e-6)
+
+
+# Stopped and resumed
+
+
+def test_a_killed_run_goes_on_bit_for_bit_and_reads_only_what_remains(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL at whatever step it is; the rows before the last checkpoint are not read again."""
+    recipe = recipe_file(save_steps=3, epochs=30, optimizer="adamw")
+    arguments = ["--recipe", str(recipe), "--db", url]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "selfalign", "train", *arguments, "--output", str(killed)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many as this process: sums are added in the same order
+        cwd=Path(__file__).parents[2],
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoint-9" / "trainer_state.json").exists():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert training_row(url).status == "running"
+
+    read: list[int] = []
+    fetch = PairSource.fetch
+
+    def counting(self: PairSource, positions: Any) -> Any:
+        read.extend(positions)
+        return fetch(self, positions)
+
+    monkeypatch.setattr(PairSource, "fetch", counting)
+    said: list[str] = []
+    result = run(recipe, url, killed, say=said.append)
+    resumed_at = int(next(line for line in said if line.startswith("going on")).rsplit("-", 1)[1])
+    assert resumed_at >= 9
+    assert len(read) == 30 * 22 - 4 * resumed_at
+    assert training_row(url).status == "finished"
+
+    whole = tmp_path / "whole"
+    assert run(recipe, url, whole).metrics["steps"] == result.metrics["steps"] == 165
+    assert losses(killed) == losses(whole)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_resumed_from(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers writes `trainer_state.json` last; a folder without a whole one counts for nothing."""
+    recipe, output = recipe_file(save_steps=2, max_steps=7), tmp_path / "model"
+    run(recipe, url, output)
+    before = losses(output)
+    described = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**described, "metrics": None}))
+    (output / "checkpoint-6" / "trainer_state.json").write_text('{"global_')
+    said: list[str] = []
+    run(recipe, url, output, say=said.append)
+    assert "going on from checkpoint-4" in said
+    assert losses(output) == before
+
+
+def test_an_interrupted_run_says_so_in_its_row(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.train.build_model", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe_file(), url, tmp_path / "model")
+    row = training_row(url)
+    assert (row.status, row.metrics) == ("failed", {"error": "interrupted"})
+
+
+# What is held out, adapters, precision
+
+
+def test_what_is_held_out_is_scored_each_epoch(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    result = run(recipe_file(evaluation_fraction=0.3, learning_rate=1e-2), url, tmp_path / "model")
+    history = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
+    held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    assert len(held_out) == 2
+    assert result.metrics["eval_loss"] == held_out[-1] < held_out[0]
+    data = result.metrics["data"]
+    assert data["train_rows"] + data["evaluation_rows"] == 22
+
+
+def test_the_held_out_loss_is_the_mean_over_trained_tokens(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    """However the rows are spread over steps and passes."""
+    values = [
+        run(recipe_file(evaluation_fraction=0.3, max_steps=1, warmup=0.5, **changes), url, tmp_path / name).metrics
+        for name, changes in {"alone": {"packing": False}, "packed": {}, "large": {"pack_tokens": 4096}}.items()
+    ]
+    assert values[1]["eval_loss"] == pytest.approx(values[0]["eval_loss"], abs=1e-5)
+    assert values[2]["eval_loss"] == pytest.approx(values[0]["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # peft asks transformers by the old name
+def test_low_rank_adapters_train_a_pretrained_model(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    """The base stays as it was; the output is an adapter that transformers loads on top of it."""
+    pytest.importorskip("peft")
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    result = run(
+        recipe_file(model={"kind": "pretrained", "path": str(base)}, lora={"rank": 2}, learning_rate=1e-2, epochs=4),
+        url,
+        tmp_path / "adapter",
+    )
+    assert 0 < result.metrics["trained_parameters"] < result.metrics["parameters"] / 4
+    assert result.metrics["last_loss"] < result.metrics["first_loss"]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert any("lora" in name for name, _ in loaded.named_parameters())
+
+
+def test_weights_are_bf16_when_asked_for(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    run(recipe_file(max_steps=1, precision="bf16"), url, tmp_path / "model")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto").dtype == torch.bfloat16
+
+
+def test_dropout_of_a_base_model_is_forced_to_zero(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    run(recipe_file(max_steps=1, model={"kind": "pretrained", "path": str(base)}), url, tmp_path / "tuned")
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["attention_dropout"] == 0.0
+
+
+# Mistakes
+
+
+def expect_error(message: str, *arguments: object) -> None:
+    """The last line on stderr, and the only one that is an error; exit code 1."""
+    result = command(*arguments)
+    assert result.exit_code == 1
+    *before, last = result.stderr.strip().splitlines()
+    assert last.startswith("Error: ")
+    assert message in last
+    assert not [line for line in before if line.startswith(("Error", "Traceback"))]
+
+
+def test_a_data_set_that_does_not_exist_is_named(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    common = ("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "model")
+    expect_error("no data set other; there are: tiny v1", *common, "--dataset", "other")
+    expect_error("no data set tiny v7; there are: tiny v1", *common, "--dataset", "tiny@7")
+    expect_error("data set 'tiny@new': expected NAME or NAME@VERSION", *common, "--dataset", "tiny@new")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_empty_data_set_is_refused(
+    url: str, store: Callable[..., str], recipe_file: WriteRecipe, tmp_path: Path
+) -> None:
+    store(url, [], version=2)
+    expect_error("data set tiny v2 is empty", "--recipe", recipe_file(), "--db", url, "--output", tmp_path / "model")
+
+
+def test_another_recipes_checkpoint_is_not_overwritten(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    run(recipe_file(max_steps=1), url, output)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    message = f"{output} holds a checkpoint of another recipe or data set; give another --output, nothing was changed"
+    expect_error(message, "--recipe", recipe_file(max_steps=2), "--db", url, "--output", output)
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_a_folder_with_other_files_is_not_taken(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    output = tmp_path / "thesis"
+    output.mkdir()
+    (output / "chapter.tex").write_text("...")
+    expect_error("is not empty and holds no run", "--recipe", recipe_file(), "--db", url, "--output", output)
+    assert os.listdir(output) == ["chapter.tex"]  # noqa: PTH208
+
+
+def test_a_recipe_without_a_train_table_is_refused(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "bare.toml"
+    path.write_text('name = "tiny"\nmodel = { name = "x" }\n')
+    expect_error("has no table [train]", "--recipe", path, "--db", url)
+
+
+def test_a_model_that_cannot_be_loaded_says_where_it_was_looked_for(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    recipe = recipe_file(model={"kind": "pretrained", "path": str(empty)})
+    expect_error(
+        f"cannot load the tokenizer of folder {empty}:", "--recipe", recipe, "--db", url, "--output", tmp_path / "m"
+    )
+    assert training_row(url).status == "failed"
+
+
+def test_a_tokenizer_without_eos_is_refused(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    del config["eos_token"]
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    recipe = recipe_file(model={"kind": "pretrained", "path": str(base)})
+    message = f"{base}: the tokenizer has no end-of-sequence token"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    base, other = tmp_path / "base", tmp_path / "other"
+    run(recipe_file(max_steps=1), url, base)
+    run(recipe_file(max_steps=1, model={"kind": "new", "vocabulary": 340, "hidden_size": 32, "heads": 2}), url, other)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(other / file, base / file)
+    recipe = recipe_file(model={"kind": "pretrained", "path": str(base)})
+    expect_error("they do not belong together", "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    recipe = recipe_file(learning_rate=1e30, optimizer="adamw", warmup=0.0)
+    message = "lower [train] learning_rate"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
+    assert training_row(url).status == "failed"
+
+
+def test_memory_that_runs_out_says_what_to_lower(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("transformers.Trainer.training_step", full)
+    expect_error(
+        "out of memory in step 1; in [train] try, in this order: gradient_checkpointing = true;",
+        *("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "m"),
+    )
+
+
+def test_advice_on_memory_begins_with_what_costs_least() -> None:
+    settings = train_settings({"model": {"kind": "new"}, "pack_tokens": 8192}, "[train]", 0)
+    assert out_of_memory_advice(settings, 4).startswith(
+        "out of memory in step 5; in [train] try, in this order: pack_tokens = 1280; gradient_checkpointing = true;"
+    )
+
+
+def test_a_missing_torch_names_the_extra(url: str, recipe_file: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import util
+
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "torch" else real(name, *rest))
+    expect_error("training needs torch: pip install 'selfalign[train]'", "--recipe", recipe_file(), "--db", url)
