@@ -107,7 +107,6 @@ def test_a_checkpoint_is_asked_and_scored_after_its_ruler(tmp_path: Path) -> Non
         (("--model", "m", "--n", "4"), 2, "samples above 1 need a temperature above 0"),
         (("--recipe", "absent.toml"), 1, "absent.toml: no such file"),
         (("--samples", "canonical", "--data", "absent"), 1, "absent: no such file or folder"),
-        (1,),
     ],
 )
 def test_bad_input_gets_one_line(
