@@ -75,7 +75,7 @@ def seeds(recipe_path: str, url: str, as_json: bool) -> None:
         return
     click.echo(f"{summary['found']} functions found, {summary['chosen']} chosen")
     _print_table(("licence", "origin", "found", "chosen"), summary["origins"])
-    _print_table(("filter", "reason", "rejected"), summary["rejections"])
+    _print_table(("filter", "rejected", "example"), summary["rejections"])
 
 
 @click.command()
@@ -266,6 +266,8 @@ COMMANDS: tuple[click.Command, ...] = (seeds, plan, build, status, show, export,
 def _recipe(path: str) -> Recipe:
     from generator.recipe import load_recipe
 
+    if path == DEFAULT_RECIPE and not Path(path).exists():
+        raise click.UsageError(f"no {DEFAULT_RECIPE} here: give --recipe FILE")
     return load_recipe(Path(path))
 
 

@@ -30,9 +30,9 @@ FROM pipeline_seeds m JOIN seeds s ON s.id = m.seed_id
 WHERE m.pipeline = :name GROUP BY s.licence, s.origin ORDER BY found DESC, s.origin
 """
 _SEED_REJECTIONS = """
-SELECT j.filter, j.reason, count(*) AS rejected
+SELECT j.filter, count(*) AS rejected, min(j.reason) AS example
 FROM pipeline_seeds m JOIN judgements j ON j.subject_id = m.seed_id AND j.recipe_id = :recipe AND NOT j.kept
-WHERE m.pipeline = :name GROUP BY j.filter, j.reason ORDER BY rejected DESC, j.reason
+WHERE m.pipeline = :name GROUP BY j.filter ORDER BY rejected DESC, j.filter
 """
 
 
@@ -45,7 +45,7 @@ def seed_summary(database: Database, pipeline: str, filters: str) -> dict[str, A
         filters: recipe id of the seed filters.
 
     Returns:
-        `found` and `chosen`, over all and by `origins`, and the `rejections` by filter and reason.
+        `found` and `chosen`, over all and by `origins`, and the `rejections` by filter, each with an example.
     """
     with database.reading() as session:
         values = {"name": pipeline, "recipe": filters}

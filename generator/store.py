@@ -263,7 +263,10 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
                 if connection.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA query_only = off")
     except DBAPIError as error:
-        raise DatabaseError(f"query: {explain(error)}") from error
+        reason = explain(error)
+        if "readonly" in reason or "read-only" in reason:
+            reason = "it would change something, and this command only reads"
+        raise DatabaseError(f"query: {reason}") from error
 
 
 # Recipes

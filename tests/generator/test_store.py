@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from generator import models, schema, store
+from generator.keys import key_of
+from generator.store import Database, DatabaseError, UnknownDataset, open_database
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Database:
+    return open_database(str(tmp_path / "new" / "folder" / "a.db"), create=True)
+
+
+def add_snapshot(database: Database, size: int, version: int = 1) -> str:
+    """Store a snapshot with everything above it that foreign keys ask for."""
+    with database.writing() as session:
+        recipe_id = store.ensure_recipe(session, "test", {})
+        seed = {"name": "f", "code": "", "docstring": "", "origin": "o", "version": "1", "path": "p", "line": 1}
+        store.insert_new(session, models.Seed, [{"id": "s", "licence": "MIT", "licence_source": "", **seed}])
+        drawn = {"recipe_id": recipe_id, "text": "", "finish_reason": "stop", "sample_index": 0}
+        store.insert_new(session, models.Concepts, [{"id": "c", "seed_id": "s", **drawn}])
+        kind = {"category": "function", "difficulty": "easy", "language": "Python"}
+        store.insert_new(session, models.Instruction, [{"id": "i", "concepts_id": "c", **kind, **drawn}])
+        responses = [{**drawn, "id": f"r{n}", "instruction_id": "i", "sample_index": n} for n in range(size)]
+        store.insert_new(session, models.Response, responses)
+        id = key_of("dataset", "pairs", version)
+        row = {"name": "pairs", "version": version, "content_key": id, "recipe_id": recipe_id, "size": size}
+        store.insert_new(session, models.Dataset, [{"id": id, **row}])
+        items = [
+            {"dataset_id": id, "position": n, "response_id": f"r{n}", "instruction": f"do {n}", "response": f"done {n}"}
+            for n in range(size)
+        ]
+        store.insert_new(session, models.DatasetItem, items)
+    return id
+
+
+def test_a_database_is_made_with_its_folder(empty: Database) -> None:
+    assert schema.current_revision(empty) == schema.HEAD
+
+
+def test_reading_from_a_database_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match=r"no database at .*none.db; `selfalign db upgrade` or `selfalign build`"):
+        open_database(str(tmp_path / "none.db"))
+
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database\n" * 100)
+
+    with pytest.raises(DatabaseError, match="file is not a database"):
+        open_database(str(file), create=True)
+
+    assert file.read_text().startswith("not a database")
+
+
+def test_somebody_elses_tables_are_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "theirs.db") as theirs:
+        theirs.execute("CREATE TABLE customers (id)")
+
+    with pytest.raises(DatabaseError, match="holds tables that are not selfalign's"):
+        open_database(str(tmp_path / "theirs.db"), create=True)
+
+
+def test_a_database_of_a_newer_schema_is_refused_in_one_line(empty: Database) -> None:
+    with empty.writing() as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+
+    for attempt in (lambda: open_database(str(empty.engine.url.database)), lambda: schema.upgrade(empty)):
+        with pytest.raises(DatabaseError, match=r"schema 9999 is newer than this selfalign's .*; upgrade selfalign"):
+            attempt()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://host/name", "mysql is not supported"),
+        ("sqlite://", "in-memory"),
+        ("://", "not a database URL"),
+        ("postgresql://nobody@127.0.0.1:1/none", "127.0.0.1|psycopg"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named(url: str, message: str) -> None:
+    with pytest.raises(DatabaseError, match=message):
+        open_database(url, create=True)
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(DatabaseError) as caught:
+        open_database("postgresql://nobody:secret@127.0.0.1:1/none")
+
+    assert "secret" not in str(caught.value)
+
+
+def test_two_processes_may_make_a_database_at_once(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            open_database(str(tmp_path / "raced.db"), create=True).close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+
+
+def test_a_failed_session_stores_nothing(empty: Database) -> None:
+    def store_and_fail() -> None:
+        with empty.writing() as session:
+            store.ensure_recipe(session, "test", {})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store_and_fail()
+
+    with empty.reading() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(models.Recipe)) == 0
+
+
+def test_inserting_a_row_twice_keeps_the_first(empty: Database) -> None:
+    row = {"id": "r", "stage": "test", "parameters": {"a": 1}}
+    with empty.writing() as session:
+        first = store.insert_new(session, models.Recipe, [row])
+        second = store.insert_new(session, models.Recipe, [{**row, "stage": "other"}])
+
+    assert (first, second) == (1, 0)
+    with empty.reading() as session:
+        assert session.scalar(sa.select(models.Recipe.stage)) == "test"
+
+
+def test_a_row_without_its_parent_is_refused(empty: Database) -> None:
+    with pytest.raises(sa.exc.IntegrityError), empty.writing() as session:
+        store.insert_new(session, models.PipelineSeed, [{"pipeline": "none", "seed_id": "none"}])
+
+
+def test_the_newest_version_is_found_unless_another_is_asked_for(empty: Database) -> None:
+    first, second = add_snapshot(empty, 3, version=1), add_snapshot(empty, 3, version=2)
+
+    with empty.reading() as session:
+        assert store.find_dataset(session, "pairs").id == second
+        assert store.find_dataset(session, "pairs", 1).id == first
+
+
+def test_an_unknown_dataset_is_answered_with_those_there_are(empty: Database) -> None:
+    add_snapshot(empty, 1)
+
+    with empty.reading() as session:
+        with pytest.raises(UnknownDataset, match=r"no data set pears; there are: pairs v1"):
+            store.find_dataset(session, "pears")
+        with pytest.raises(UnknownDataset, match=r"no data set pairs v7"):
+            store.find_dataset(session, "pairs", 7)
+
+
+def test_items_come_in_the_order_asked_for(empty: Database) -> None:
+    id = add_snapshot(empty, 1200)
+    positions = [1199, 0, 7, 7, *range(1100, 0, -1)]
+
+    with empty.reading() as session:
+        items = list(store.iter_items(session, id, positions))
+
+    assert [item.position for item in items] == positions
+    assert (items[0].instruction, items[0].response) == ("do 1199", "done 1199")
+
+
+def test_a_position_outside_the_snapshot_is_named(empty: Database) -> None:
+    id = add_snapshot(empty, 2)
+
+    with empty.reading() as session, pytest.raises(UnknownDataset, match="has no position 2"):
+        list(store.iter_items(session, id, [0, 2]))
+
+
+def test_an_evaluation_asked_for_again_is_the_same_row(empty: Database) -> None:
+    with empty.writing() as session:
+        first = store.add_evaluation(session, benchmark="b", subject="m", parameters={"n": 1}).id
+    with empty.writing() as session:
+        again = store.add_evaluation(session, benchmark="b", subject="m", parameters={"n": 1}).id
+        other = store.add_evaluation(session, benchmark="b", subject="m", parameters={"n": 2}).id
+
+    assert first == again != other
+
+
+def test_a_training_that_goes_on_keeps_its_row(empty: Database) -> None:
+    dataset_id = add_snapshot(empty, 1)
+    with empty.writing() as session:
+        id = store.add_training(session, dataset_id=dataset_id, parameters={}, output="a").id
+        store.finish_training(session, id, status="failed", metrics={"steps": 1})
+    with empty.writing() as session:
+        store.add_training(session, dataset_id=dataset_id, parameters={}, output="a", id=id)
+
+    with empty.reading() as session:
+        training = session.scalars(sa.select(models.Training)).one()
+    assert (training.status, training.finished_at) == ("running", None)
+
+
+@pytest.mark.parametrize("sql", ["DELETE FROM recipes", "CREATE TABLE t (a)", "DROP VIEW funnel"])
+def test_a_query_cannot_change_anything(empty: Database, sql: str) -> None:
+    with pytest.raises(DatabaseError, match="only reads"):
+        store.run_query(empty, sql)
+
+    add_snapshot(empty, 1)  # and writing works afterwards
+
+
+def test_a_query_answers_columns_and_rows(empty: Database) -> None:
+    assert store.run_query(empty, "SELECT 1 AS a, ':b' AS b") == (["a", "b"], [(1, ":b")])
+
+
+def test_text_that_no_database_stores_is_made_storable() -> None:
+    assert store.storable("a\x00b\ud800c\U0001f600") == "a\u2400b?c\U0001f600"
