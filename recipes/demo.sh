@@ -30,5 +30,5 @@ Ask the database (docs/sql.md has more):
 Try next ($(dirname "$(command -v selfalign)") is where the command lives):
   make demo                                            # again: no completion drawn, no program run twice
   selfalign export --recipe $recipe --output pairs.jsonl
-  selfalign sandbox run examples/hello.py              # one program through the sandbox
+  selfalign sandbox run --expect-tests examples/hello.py  # one program through the sandbox
 END
