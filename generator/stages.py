@@ -332,8 +332,7 @@ def _parts(text: str) -> dict[str, str]:
             current = found[part] = [match["rest"]] if match["rest"] else []
         elif current is not None:
             current.append(line.text)
-        elif line.text.strip():
-            raise ParseError("text before the first part")
+        # What stands before the first heading (often the instruction once more) belongs to no part.
     for part in PARTS:
         if part not in found:
             raise ParseError(f"no part {part}")

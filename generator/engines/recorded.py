@@ -1,6 +1,6 @@
 """Completions that were drawn once and stored: replayed by `RecordedEngine`, drawn and stored by `RecordingEngine`.
 
-A recording is a JSON Lines file, usually compressed (`.xz`). Its first line tells where the completions come from, every
+A recording is a JSON Lines file, usually compressed (`.xz`). Its first line tells where completions come from, every
 other line is one completion under the key of what was asked. While it is being made, lines are appended to a plain file
 beside it (`.part`), so that an interruption loses nothing.
 """
@@ -24,7 +24,16 @@ FORMAT = "selfalign-recording-1"
 
 def completion_key(model: ModelSettings, request: CompletionRequest) -> str:
     """The key of a completion: prompt, sampling (its seed included) and model, whatever row it is drawn for."""
-    return key_of("completion", model.name, model.revision, asdict(request.prompt), asdict(request.sampling))
+    sampling = request.sampling
+    # Spelt out: a field that these classes gain later must not change the key of what is recorded.
+    return key_of(
+        "completion",
+        model.name,
+        model.revision,
+        request.prompt.text,
+        [[message.role, message.content] for message in request.prompt.messages],
+        [sampling.temperature, sampling.top_p, sampling.max_tokens, list(sampling.stop), sampling.seed],
+    )
 
 
 def recording_path(name: str) -> Path:

@@ -114,8 +114,8 @@ SEED_FILTERS: tuple[SeedFilter, ...] = (
     SeedFilter("marker_word", "1", _marker_word),
 )
 
-# Names are left alone: a function called `bug_report` is no unfinished one. The text of an f-string is a token of its own
-# from Python 3.12 on.
+# Names are left alone: a function called `bug_report` is no unfinished one. From Python 3.12 on, an f-string's text is
+# a token of its own.
 _TEXT_TOKENS = frozenset({tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)})
 
 
