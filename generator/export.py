@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,22 +13,26 @@ from typing import Any, TextIO
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from generator.models import Concepts, Dataset, DatasetItem, Instruction, Response, Seed
+from generator import causes
+from generator.models import Concepts, Dataset, DatasetItem, Instruction, Pipeline, Response, Seed
+from generator.recipe import Recipe
+from generator.records import InstructionInput
+from generator.stages import STAGES
 from generator.store import BATCH_ROWS
+from sandbox_server.settings import SettingsError, parse
 
 Row = dict[str, Any]
 
 COLUMNS: dict[str, Callable[[Row], Row]] = {
     "pairs": lambda row: {key: row[key] for key in ("id", "instruction", "response")},
-    # The columns of the data set that StarCoder2-15B-Instruct was trained on. Ours keeps prompts by reference: the
-    # recipe in `fingerprint` says which they were.
+    # The columns of the data set that StarCoder2-15B-Instruct was trained on.
     "original": lambda row: {
         "fingerprint": row["recipe_id"],
         "sha1": hashlib.sha1(row["seed"].encode(), usedforsecurity=False).hexdigest(),
         "seed": row["seed"],
         "response": row["response"],
         "concepts": row["concepts"],
-        "prompt": None,
+        "prompt": row["prompt"],
         "instruction": row["instruction"],
         "id": row["position"],
     },
@@ -49,7 +54,9 @@ def export_jsonl(session: Session, dataset: Dataset, stream: TextIO, columns: st
         How many lines.
     """
     lines = 0
+    prompt = _prompter(session)
     for row in _rows(session, dataset):
+        row["prompt"] = prompt(row["recipe_id"], row["instruction"]) if columns == "original" else None
         stream.write(json.dumps(COLUMNS[columns](row), ensure_ascii=False) + "\n")
         lines += 1
     return lines
@@ -72,6 +79,31 @@ def export_file(session: Session, dataset: Dataset, path: Path, columns: str) ->
     finally:
         part.unlink(missing_ok=True)
     return lines
+
+
+def _prompter(session: Session) -> Callable[[str, str], str | None]:
+    """What makes the prompt of a response again: None where its recipe, or the code that wrote it, is no longer there.
+
+    Prompts are not stored, since each is a function of its recipe and parent; the original's file repeats them in every
+    row and is ten times as large for it.
+    """
+    recipes: dict[str, Recipe] = {}
+    for parameters in session.scalars(sa.select(Pipeline.parameters)):
+        with contextlib.suppress(SettingsError):  # of a version whose recipes had other keys
+            recipe = parse(Recipe, parameters, "pipelines")
+            recipes[causes.generation(recipe, STAGES[-1]).id] = recipe
+
+    def prompt(recipe_id: str, instruction: str) -> str | None:
+        recipe = recipes.get(recipe_id)
+        if recipe is None:
+            return None
+        parent = InstructionInput(instruction)
+        request = STAGES[-1].request(
+            parent, id="", sample_index=0, seed=recipe.seed, settings=recipe.responses, mode=recipe.model.mode
+        )
+        return request.prompt.text or "\n\n".join(message.content for message in request.prompt.messages)
+
+    return prompt
 
 
 def _rows(session: Session, dataset: Dataset) -> Iterator[Row]:

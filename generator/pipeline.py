@@ -190,9 +190,10 @@ def declare(database: Database, pipeline: Pipeline) -> None:
 
 
 def to_plain(settings: Any) -> Any:
-    """A settings dataclass as what JSON can hold."""
+    """A settings dataclass as what JSON can hold and `settings.parse` reads again; what is not set is left out."""
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        return {item.name: to_plain(getattr(settings, item.name)) for item in dataclasses.fields(settings)}
+        values = ((item.name, getattr(settings, item.name)) for item in dataclasses.fields(settings))
+        return {name: to_plain(value) for name, value in values if value is not None}
     if isinstance(settings, tuple | list):
         return [to_plain(item) for item in settings]
     if isinstance(settings, dict):
@@ -439,7 +440,8 @@ async def _sandbox(settings: SandboxSettings, given: Sandbox | None) -> AsyncIte
         yield given, await given.info()
         return
     # The client itself waits and tries again while the sandbox is overloaded or away, and gives up after that long.
-    config = ClientConfig(timeout_s=None, retry_for_s=settings.patience_s)
+    patience_s = settings.patience_s
+    config = ClientConfig(timeout_s=None, retry_for_s=patience_s, connect_timeout_s=min(10.0, patience_s))
     async with connect(settings.address, config) as sandbox:
         yield sandbox, await sandbox.info()
 

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from generator.pipeline import build
+from generator.progress import Silent
+from generator.recipe import Recipe
+from generator.store import Database
+from selfalign import main
+from tests.fakes import FakeSandbox
+from tests.generator.model_server import ModelServer, serve_model
+from tests.generator.rules import RuleEngine
+
+Run = Any
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def invoke(*arguments: str) -> Result:
+        command, *rest = arguments
+        where = ["--recipe", str(tmp_path / "small.toml")] if "--recipe" not in rest else []
+        if command == "db":
+            command, *rest = rest
+            return CliRunner().invoke(main, ["db", command, *where, *rest])
+        return CliRunner().invoke(main, [command, *where, *rest])
+
+    return invoke
+
+
+@pytest.fixture
+def built(small: Recipe, database: Database) -> Recipe:
+    """The small recipe, built."""
+    asyncio.run(build(small, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+    return small
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with serve_model() as server:
+        yield server
+
+
+def fails_with(result: Result, *words: str) -> None:
+    """It left with a last line on stderr that holds `words`, and no traceback."""
+    assert result.exit_code == 1, result.output
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in line
+
+
+def test_plan_counts_the_work_before_anything_is_stored(run: Run, small: Recipe) -> None:
+    steps = {step["stage"]: step for step in json.loads(run("plan", "--json").stdout)["steps"]}
+
+    assert steps["seeds"]["to_do"] == 5
+    assert steps["concepts"] == {"stage": "concepts", "done": 0, "to_do": 0, "at_most": 5}
+    assert steps["responses"]["at_most"] == steps["executions"]["at_most"] == 15
+
+
+def test_plan_after_seeds_says_what_can_be_drawn_now(run: Run, small: Recipe) -> None:
+    run("seeds")
+    steps = {step["stage"]: step for step in json.loads(run("plan", "--json").stdout)["steps"]}
+
+    assert "seeds" not in steps
+    assert steps["concepts"] == {"stage": "concepts", "done": 0, "to_do": 5, "at_most": 5}
+
+
+def test_plan_after_a_build_has_nothing(run: Run, built: Recipe) -> None:
+    result = run("plan")
+
+    assert "nothing to do: every row is there" in result.stdout
+    assert not any(step["at_most"] for step in json.loads(run("plan", "--json").stdout)["steps"])
+
+
+def test_plan_for_another_model_starts_anew(run: Run, built: Recipe) -> None:
+    steps = json.loads(run("plan", "--model", "other", "--json").stdout)["steps"]
+
+    assert [step["at_most"] for step in steps] == [5, 5, 15, 15]
+
+
+def test_plan_for_the_same_model_reached_otherwise_has_nothing(run: Run, built: Recipe) -> None:
+    steps = json.loads(run("plan", "--engine", "openai", "--base-url", "http://elsewhere/v1", "--json").stdout)["steps"]
+
+    assert not any(step["at_most"] for step in steps)
+
+
+def test_status_tells_the_funnel(run: Run, built: Recipe) -> None:
+    found = json.loads(run("status", "--json").stdout)
+
+    funnel = {row["stage"]: row["rows"] for row in found["pipelines"]["small"]["funnel"]}
+    assert funnel == {
+        "seeds found": 5,
+        "seeds chosen": 5,
+        "concepts drawn": 5,
+        "concepts read": 5,
+        "instructions drawn": 5,
+        "instructions read": 5,
+        "responses drawn": 15,
+        "responses read": 15,
+        "responses executed": 15,
+        "responses passed": 15,
+        "pairs accepted": 5,
+    }
+    assert found["pipelines"]["small"]["verdicts"] == [{"verdict": "PASSED", "responses": 15}]
+    assert [(row["name"], row["version"], row["size"]) for row in found["datasets"]] == [("small", 1, 5)]
+    assert "pairs accepted" in run("status").stdout
+
+
+def test_show_tells_a_responses_whole_story(run: Run, built: Recipe) -> None:
+    id = json.loads(run("db", "query", "SELECT response_id FROM accepted_pairs LIMIT 1", "--json").stdout)[0][
+        "response_id"
+    ]
+    story = json.loads(run("show", id[:12], "--json").stdout)
+
+    assert list(story) == [
+        *("seeds", "concepts", "instructions", "responses", "judgements", "executions", "datasets", "recipes")
+    ]
+    assert story["responses"]["id"] == id
+    assert story["seeds"]["id"] == story["concepts"]["seed_id"]
+    assert story["executions"][0]["verdict"] == "PASSED"
+    assert story["judgements"][0]["kept"] is True
+    assert story["datasets"] == [{"name": "small", "version": 1, "position": story["datasets"][0]["position"]}]
+    assert "PASSED" in run("show", id).stdout
+
+
+def test_show_knows_every_kind_of_id(run: Run, built: Recipe) -> None:
+    for table in ("seeds", "concepts", "instructions", "executions", "recipes", "datasets"):
+        id = json.loads(run("db", "query", f"SELECT id FROM {table} LIMIT 1", "--json").stdout)[0]["id"]
+
+        assert json.loads(run("show", id, "--json").stdout)[table]["id"] == id
+
+
+def test_show_refuses_what_is_no_id(run: Run, built: Recipe) -> None:
+    fails_with(run("show", "xyz"), "expected an id")
+    fails_with(run("show", "ffffffffffff"), "no row has an id that begins with ffffffffffff")
+
+
+def test_export_writes_pairs(run: Run, built: Recipe, tmp_path: Path) -> None:
+    result = run("export", "--output", str(tmp_path / "out" / "pairs.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
+
+    assert result.stdout.startswith("5 pairs of small v1")
+    assert [set(row) for row in rows] == [{"id", "instruction", "response"}] * 5
+    assert "assert" not in rows[0]["response"]  # the tests are not part of the answer
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "pairs.jsonl"]
+
+
+def test_export_knows_the_originals_columns(run: Run, built: Recipe) -> None:
+    row = json.loads(run("export", "--columns", "original").stdout.splitlines()[0])
+
+    assert list(row) == ["fingerprint", "sha1", "seed", "response", "concepts", "prompt", "instruction", "id"]
+    assert row["seed"].startswith("def ")
+    assert row["prompt"].endswith(row["instruction"])
+
+
+def test_export_knows_the_columns_that_trl_reads(run: Run, built: Recipe) -> None:
+    row = json.loads(run("export", "--columns", "trl").stdout.splitlines()[0])
+
+    assert list(row) == ["prompt", "completion"]
+
+
+def test_export_names_a_version_that_is_not_there(run: Run, built: Recipe) -> None:
+    fails_with(run("export", "--dataset", "small@9"), "no data set small v9; there are: small v1")
+
+
+def test_db_upgrade_makes_the_tables_and_says_so(run: Run, small: Recipe) -> None:
+    assert "made" in run("db", "upgrade").stdout
+    assert "nothing to do" in run("db", "upgrade").stdout
+
+
+@pytest.mark.parametrize("command", ["seeds", "plan", "build", "status", "export"])
+def test_a_broken_recipe_is_named_before_anything_is_made(
+    run: Run, small: Recipe, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(path.read_text().replace("fewshots", "fewshot"))
+
+    fails_with(run(command), "small.toml", "unknown key 'fewshot'; did you mean 'fewshots'?")
+    assert not (tmp_path / "small.db").exists()
+
+
+@pytest.mark.parametrize("command", ["seeds", "plan", "build", "status", "export"])
+def test_a_database_of_a_newer_schema_is_refused(run: Run, built: Recipe, database: Database, command: str) -> None:
+    import sqlalchemy as sa
+
+    with database.writing() as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+
+    fails_with(run(command), "schema 9999 is newer", "upgrade selfalign")
+
+
+def test_an_unreachable_sandbox_stops_the_build_before_a_model_is_asked(
+    run: Run, small: Recipe, tmp_path: Path, server: ModelServer
+) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(path.read_text() + '\n[sandbox]\naddress = "127.0.0.1:1"\npatience_s = 0.3\n')
+
+    fails_with(run("build", "--base-url", server.url), "no sandbox serves at 127.0.0.1:1", "selfalign sandbox serve")
+    assert server.calls == []
+
+
+@pytest.mark.nsjail
+def test_an_unreachable_model_stops_the_build_in_one_line(run: Run, small: Recipe) -> None:
+    result = run("build", "--base-url", "http://127.0.0.1:1/v1", "--model", "m")
+
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("Error: no model server answers at http://127.0.0.1:1/v1")
+    assert "the same command goes on from there" in lines[-1]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.nsjail
+def test_a_build_runs_everything_through_the_real_sandbox_and_then_has_nothing_to_do(
+    run: Run, small: Recipe, server: ModelServer
+) -> None:
+    first = run("build", "--engine", "openai", "--base-url", server.url, "--model", "rule")
+    second = run("build", "--engine", "openai", "--base-url", server.url, "--model", "rule")
+
+    assert "25 completions drawn, 15 programs run; data set small v1 holds 5 pairs" in first.stdout
+    assert "nothing to do: 0 completions drawn, 0 programs run" in second.stdout
+    assert len(server.calls) == 25
