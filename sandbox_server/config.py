@@ -41,11 +41,20 @@ class ServerConfig:
             `tls`, and `token_file` or `tls.client_ca`.
         tls: certificate and key; absent means plain text.
         token_file: file whose first line clients must send as ``authorization: Bearer ...``.
-        max_message_bytes: largest request and largest response.
+        max_message_bytes: largest request and largest response. A quarter of it bounds `limits.output_bytes`.
+        queue_size: calls of Execute that may wait for a slot; one more is refused with RESOURCE_EXHAUSTED.
+        queue_bytes: what all requests that wait or run may hold in memory together.
+        max_streams: calls of ExecuteStream at once.
+        max_streams_per_client: of these, by one client.
+        stream_window: programs in flight on one ExecuteStream.
+        cache_bytes: what the verdict cache may hold, for requests with `cache`; 0 turns it off.
+        metrics_address: ``host:port`` for Prometheus, in plain HTTP; absent means none.
+        trace_endpoint: an OTLP collector, e.g. ``http://127.0.0.1:4317``; absent means no traces.
         drain_grace_s: how long runs in flight may go on after SIGTERM.
         drain_pause_s: how long to keep serving, already NOT_SERVING, so that load balancers take notice.
         log_level: least severe record to log.
         log_format: ``json`` (one object a line) or ``text``.
+        log_runs: log a record for every run, at level info.
         sandbox: what runs the programs.
     """
 
@@ -53,18 +62,25 @@ class ServerConfig:
     tls: TlsConfig | None = None
     token_file: Path | None = None
     max_message_bytes: int = 32 * 1024 * 1024
+    queue_size: int = 256
+    queue_bytes: int = 256 * 1024 * 1024
+    max_streams: int = 256
+    max_streams_per_client: int = 32
+    stream_window: int = 64
+    cache_bytes: int = 64 * 1024 * 1024
+    metrics_address: str | None = None
+    trace_endpoint: str | None = None
     drain_grace_s: float = 30.0
     drain_pause_s: float = 0.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+    log_runs: bool = False
     sandbox: SandboxConfig = SandboxConfig()
 
     def __post_init__(self) -> None:
-        if self.max_message_bytes < 64 * 1024:
-            raise ValueError(f"max_message_bytes: {self.max_message_bytes} is too small; expected at least 65536")
-        for name in ("drain_grace_s", "drain_pause_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is negative")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is too small; expected at least {least}")
         if not is_private(self.address):
             problem = "can be reached from other machines"
             if self.tls is None:
@@ -73,6 +89,19 @@ class ServerConfig:
                 )
             if self.token_file is None and self.tls.client_ca is None:
                 raise ValueError(f"address: {self.address} {problem}; set token_file or tls.client_ca")
+
+
+_LEAST = {
+    "max_message_bytes": 16 * 1024 * 1024,  # below, an answer might not fit
+    "queue_size": 0,
+    "queue_bytes": 0,
+    "max_streams": 1,
+    "max_streams_per_client": 1,
+    "stream_window": 1,
+    "cache_bytes": 0,
+    "drain_grace_s": 0,
+    "drain_pause_s": 0,
+}
 
 
 def is_private(address: str) -> bool:

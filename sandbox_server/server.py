@@ -19,9 +19,12 @@ from sandbox_server.auth import RequireToken, read_token, server_credentials
 from sandbox_server.config import ServerConfig
 from sandbox_server.errors import HostUnfit
 from sandbox_server.jobs import Job, SandboxInfo, Verdict
+from sandbox_server.metrics import exposing
+from sandbox_server.records import log_call
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.servicer import SandboxServicer
 from sandbox_server.settings import SettingsError
+from sandbox_server.tracing import tracing
 from sandbox_server.wire import SERVICE
 
 logger = logging.getLogger(__name__)
@@ -55,28 +58,42 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
             ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+            ("grpc.keepalive_time_ms", 60_000),  # a client whose machine is gone does not hold a stream for ever
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # what our own client sends is no abuse
         ],
     )
-    server.add_registered_method_handlers(SERVICE, SandboxServicer(sandbox, info).handlers())
+    servicer = SandboxServicer(sandbox, info, config)
+    server.add_registered_method_handlers(SERVICE, servicer.handlers())
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health_service, reflection.SERVICE_NAME), server)
     address = _bind(server, config)
-    await server.start()
-    try:
-        await _self_test(sandbox, info)
-        for name in ("", SERVICE):
-            await health.set(name, _SERVING)
-        logger.info("serving", extra={"address": address, "slots": info.slots})
-        yield address
-    finally:
-        await _drain(server, health, config)
+    with contextlib.ExitStack() as stack:
+        if config.log_runs:
+            servicer.listeners.append(log_call)
+        if config.metrics_address:
+            servicer.listeners.append(stack.enter_context(exposing(config.metrics_address, servicer.admission)))
+        if config.trace_endpoint:
+            servicer.listeners.append(stack.enter_context(tracing(config.trace_endpoint)))
+        await server.start()
+        try:
+            await _self_test(sandbox, info)
+            for name in ("", SERVICE):
+                await health.set(name, _SERVING)
+            logger.info("serving", extra={"address": address, "slots": info.slots})
+            yield address
+        finally:
+            await _drain(server, servicer, health, config)
 
 
-async def _drain(server: grpc.aio.Server, health: health_aio.HealthServicer, config: ServerConfig) -> None:
+async def _drain(
+    server: grpc.aio.Server, servicer: SandboxServicer, health: health_aio.HealthServicer, config: ServerConfig
+) -> None:
     await health.enter_graceful_shutdown()
     try:
         await asyncio.sleep(config.drain_pause_s)
+        servicer.drain()
         await server.stop(config.drain_grace_s)
     finally:
         await server.stop(None)  # after a cancelled drain: what is still in flight ends now

@@ -46,21 +46,32 @@ _ERROR_OF[grpc.StatusCode.CANCELLED] = Unavailable
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """Choose the status of an error."""
+    for cls in type(error).__mro__:
+        if cls in STATUS_OF:
+            return STATUS_OF[cls]
+    return grpc.StatusCode.CANCELLED if isinstance(error, asyncio.CancelledError) else grpc.StatusCode.INTERNAL
+
+
+def status_of(error: Exception, request_id: str = "") -> tuple[grpc.StatusCode, str]:
     """Choose the status and the public sentence of an error.
 
     What is not the caller's leaves as INTERNAL with a fixed sentence and an id; the log has the detail under that id.
     """
-    for cls in type(error).__mro__:
-        if cls in STATUS_OF:
-            return STATUS_OF[cls], str(error)
+    code = code_of(error)
+    if code is not grpc.StatusCode.INTERNAL:
+        return code, str(error)
     error_id = uuid.uuid4().hex[:12]
-    logger.error("call failed", exc_info=error, extra={"error_id": error_id})
+    logger.error("call failed", exc_info=error, extra={"error_id": error_id, "request_id": request_id})
     return grpc.StatusCode.INTERNAL, f"the sandbox failed; its log has the detail under id {error_id}"
 
 
 def error_of(
-    code: grpc.StatusCode, details: str | None, trailing_metadata: Iterable[tuple[str, str | bytes]] | None = None
+    code: grpc.StatusCode,
+    details: str | None,
+    trailing_metadata: Iterable[tuple[str, str | bytes]] | None = None,
+    retry_after_ms: int | None = None,
 ) -> SandboxError:
     """Build the error that a status stands for."""
     sentence = details or code.name
@@ -71,7 +82,7 @@ def error_of(
     if cls is Overloaded:
         if "larger than max" in sentence:  # gRPC's own refusal of a message; sending it again would not help
             return InvalidJob("request", f"is too large for this server: {sentence}")
-        pushback = dict(trailing_metadata or ()).get(PUSHBACK_KEY)
+        pushback = dict(trailing_metadata or ()).get(PUSHBACK_KEY, retry_after_ms)
         return Overloaded(sentence, int(pushback) if pushback is not None else None)
     return cls(sentence)
 
@@ -91,14 +102,14 @@ def errors_to_status(
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:
-            return await abort_with(error, context)
+            return await abort_with(error, context, getattr(request, "request_id", ""))
 
     return translated
 
 
-async def abort_with(error: Exception, context: Context) -> Never:
+async def abort_with(error: Exception, context: Context, request_id: str = "") -> Never:
     """End the call with the status of `error`."""
-    code, sentence = status_of(error)
+    code, sentence = status_of(error, request_id)
     trailing: tuple[tuple[str, str], ...] = ()
     if isinstance(error, Overloaded) and error.retry_after_ms is not None:
         trailing = ((PUSHBACK_KEY, str(error.retry_after_ms)),)

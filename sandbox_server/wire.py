@@ -35,6 +35,11 @@ from sandbox_server.v1 import sandbox_pb2 as pb
 T = TypeVar("T")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SandboxService"].full_name
+# Metadata. Clients on one machine share an address, so they may say which of them they are; fairness goes by that.
+CLIENT_KEY = "sandbox-client"
+# How many requests the server holds of one ExecuteStream, and how large each may be.
+WINDOW_KEY = "sandbox-stream-window"
+MAX_MESSAGE_KEY = "sandbox-max-message-bytes"
 DEFAULT_RUNTIME = "python"
 LIMIT_FIELDS = tuple(field.name for field in dataclasses.fields(Limits))
 

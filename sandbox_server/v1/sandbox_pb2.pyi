@@ -58,7 +58,7 @@ ASSURANCE_TESTS_COMPLETED: Assurance
 ASSURANCE_TESTS_JUDGED: Assurance
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("request_id", "runtime", "code", "tests", "expect_tests", "argv", "stdin", "files", "env", "collect", "limits", "judge", "entry_point", "random_seed", "repeat", "cache")
+    __slots__ = ("request_id", "runtime", "code", "tests", "expect_tests", "argv", "stdin", "files", "env", "collect", "limits", "judge", "entry_point", "random_seed", "repeat", "cache", "timeout_ms", "cancel")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,8 @@ class ExecuteRequest(_message.Message):
     RANDOM_SEED_FIELD_NUMBER: _ClassVar[int]
     REPEAT_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     runtime: str
     code: str
@@ -98,7 +100,9 @@ class ExecuteRequest(_message.Message):
     random_seed: int
     repeat: int
     cache: bool
-    def __init__(self, request_id: _Optional[str] = ..., runtime: _Optional[str] = ..., code: _Optional[str] = ..., tests: _Optional[str] = ..., expect_tests: bool = ..., argv: _Optional[_Iterable[str]] = ..., stdin: _Optional[bytes] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., env: _Optional[_Mapping[str, str]] = ..., collect: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., judge: _Optional[_Union[Judge, str]] = ..., entry_point: _Optional[str] = ..., random_seed: _Optional[int] = ..., repeat: _Optional[int] = ..., cache: bool = ...) -> None: ...
+    timeout_ms: int
+    cancel: bool
+    def __init__(self, request_id: _Optional[str] = ..., runtime: _Optional[str] = ..., code: _Optional[str] = ..., tests: _Optional[str] = ..., expect_tests: bool = ..., argv: _Optional[_Iterable[str]] = ..., stdin: _Optional[bytes] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., env: _Optional[_Mapping[str, str]] = ..., collect: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., judge: _Optional[_Union[Judge, str]] = ..., entry_point: _Optional[str] = ..., random_seed: _Optional[int] = ..., repeat: _Optional[int] = ..., cache: bool = ..., timeout_ms: _Optional[int] = ..., cancel: bool = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("path", "content", "executable")
@@ -225,12 +229,14 @@ class ProgramError(_message.Message):
     def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., line: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("code", "message")
+    __slots__ = ("code", "message", "retry_after_ms")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    retry_after_ms: int
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
     __slots__ = ()

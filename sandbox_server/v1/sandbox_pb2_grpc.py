@@ -69,8 +69,9 @@ class SandboxServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExecuteStream(self, request_iterator, context):
-        """Any number of programs in flight on one call, answered as they finish and matched by `request_id`. Flow control is
-        the back-pressure. A request that cannot be run is answered with `refusal` and does not end the stream.
+        """Any number of programs in flight on one call, answered as they finish and matched by `request_id`. A request that
+        cannot be run is answered with `refusal` and does not end the stream. Flow control is the back-pressure: the server
+        stops reading while as many are in flight as the initial metadata `sandbox-stream-window` says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ def test_tables_can_be_reached_from_everywhere() -> None:
         (["drain_grace_s"], "--set drain_grace_s: expected key=value"),
         (["drain_grace=1"], "unknown key 'drain_grace'; did you mean 'drain_grace_s'"),
         (["drain_grace_s=soon"], "drain_grace_s: expected float, got str 'soon'"),
-        (["drain_grace_s=-1"], "drain_grace_s: -1.0 is negative"),
+        (["drain_grace_s=-1"], "drain_grace_s: -1.0 is too small; expected at least 0"),
         (["address=1", "address.port=1"], "--set address.port=1: 'address' is not a table"),
         (["address=nowhere"], "address: 'nowhere' is neither host:port nor unix:/path"),
         (["log_level=loud"], "log_level: expected one of 'debug', 'info', 'warning', 'error', got 'loud'"),
