@@ -69,6 +69,53 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
     )
 
 
+@click.command("respond")
+@click.argument("model")
+@click.argument("instruction")
+@click.option("--response-prefix", default="", help=r"How the answer begins, e.g. $'```python\n'.")
+@click.option("--one-shot", type=click.Path(path_type=Path), help="JSON with an example's instruction and response.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of the answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--json", "as_json", is_flag=True, help="Print text, finish reason and token counts as JSON.")
+def respond_command(
+    model: str,
+    instruction: str,
+    response_prefix: str,
+    one_shot: Path | None,
+    max_tokens: int,
+    temperature: float,
+    as_json: bool,
+) -> None:
+    """Ask MODEL, a checkpoint's folder or a hub name, to answer INSTRUCTION (`-` reads it from stdin)."""
+    import dataclasses
+    import json
+    import sys
+
+    _need_torch("responding")
+    from trainer.chat import TokenizerUnfit
+    from trainer.loop import quiet_libraries
+    from trainer.model import ModelUnfit
+    from trainer.respond import ExampleUnfit, Responder, read_example
+
+    if instruction == "-":
+        instruction = sys.stdin.read()
+    if not instruction.strip():
+        raise click.ClickException("the instruction is empty; say what the model shall do")
+    try:
+        example = read_example(one_shot) if one_shot else None
+        with quiet_libraries():
+            answer = Responder(model).answer(
+                instruction,
+                response_prefix=response_prefix,
+                example=example,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
+    except (ExampleUnfit, ModelUnfit, TokenizerUnfit) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(json.dumps(dataclasses.asdict(answer)) if as_json else answer.text)
+
+
 def _need_torch(what: str) -> None:
     from importlib.util import find_spec
 
@@ -77,4 +124,4 @@ def _need_torch(what: str) -> None:
         raise click.ClickException(f"{what} needs {', '.join(missing)}: pip install 'selfalign[train]'")
 
 
-COMMANDS: tuple[click.Command, ...] = (train_command, eval_command)
+COMMANDS: tuple[click.Command, ...] = (train_command, eval_command, respond_command)

@@ -60,7 +60,7 @@ def load_tokenizer(path: str, revision: str = "") -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(path, revision=revision or None)
     except Exception as error:  # the loaders raise whatever their file formats' libraries do
-        raise ModelUnfit(_failed("tokenizer", path, error)) from error
+        raise ModelUnfit(load_failure("tokenizer", path, error)) from error
     return cast("PreTrainedTokenizerBase", loaded)
 
 
@@ -166,7 +166,7 @@ def _pretrained(settings: TrainSettings, dtype: torch.dtype, attention: str) -> 
             path, revision=revision, config=config, dtype=dtype, attn_implementation=attention
         )
     except Exception as error:
-        raise ModelUnfit(_failed("model", path, error)) from error
+        raise ModelUnfit(load_failure("model", path, error)) from error
     return cast("PreTrainedModel", loaded)
 
 
@@ -192,7 +192,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise ModelUnfit(f"[train] lora: {_first_line(error)}") from error
+        raise ModelUnfit(f"[train] lora: {first_line(error)}") from error
 
 
 def _embedding(model: PreTrainedModel) -> torch.Tensor:
@@ -205,10 +205,17 @@ def _attention(settings: TrainSettings) -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
-def _failed(what: str, path: str, error: Exception) -> str:
-    tried = f"folder {path}" if Path(path).is_dir() else f"{path}, which is no folder here, from the hub"
-    return f"cannot load the {what} of {tried}: {_first_line(error)}"
+def load_failure(what: str, path: str, error: Exception) -> str:
+    """Say what could not be loaded, where it was looked for, and why."""
+    if Path(path).is_dir():
+        tried = f"folder {path}"
+    elif path.startswith((".", "/", "~")):
+        return f"cannot load the {what}: no folder {path}"
+    else:
+        tried = f"{path}, which is no folder here, from the hub"
+    return f"cannot load the {what} of {tried}: {first_line(error)}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message: libraries write essays."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -152,7 +152,7 @@ def toml(value: Any) -> str:
     return repr(value)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def store() -> Callable[..., str]:
     """`store_pairs`."""
     return store_pairs

@@ -19,7 +19,10 @@ CHATML = (
 )
 
 
-def make_tokenizer(template: TemplateSettings = TemplateSettings(system="Answer well.")) -> Any:
+SECTIONS = TemplateSettings(system="Answer well.")
+
+
+def make_tokenizer(template: TemplateSettings = SECTIONS) -> Any:
     tokenizer = learn_tokenizer(["### Instruction", "### Response", "def add(a, b):\n    return a + b\n"] * 4, 320)
     if template.kind == "tokenizer":
         tokenizer.chat_template = CHATML
