@@ -501,7 +501,6 @@ async def _execute(
                 tests=program.tests,
                 request_id=key_of("execution", program.key, executions.id),
                 runtime=settings.runtime,
-                expect_tests=True,
                 limits=settings.limits,
             )
             report.programs_run += 1
