@@ -258,6 +258,24 @@ def test_dropout_of_a_base_model_is_forced_to_zero(url: str, recipe_file: WriteR
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["attention_dropout"] == 0.0
 
 
+def test_each_step_says_how_fast_and_how_full_it_was(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    result = run(recipe_file(max_steps=3), url, tmp_path / "model")
+    history = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3]
+    for entry in steps:
+        assert entry["tokens_per_second"] > 0
+        assert 0 < entry["packing_fill"] <= 1
+        assert entry["learning_rate"] <= 1e-3
+    assert result.metrics["seconds"] > 0
+
+
+def test_tensorboard_is_reported_to_where_it_is_installed(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run(recipe_file(max_steps=2, report_to=["auto"]), url, tmp_path / "model")
+    assert list((tmp_path / "model").rglob("events.out.tfevents.*"))
+
+
 # Mistakes
 
 
