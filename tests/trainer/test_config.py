@@ -64,4 +64,5 @@ def test_how_a_run_is_carried_out_is_no_cause_of_its_result() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_the_recipes_of_this_repository_are_valid(path: Path) -> None:
     recipe = load_recipe(path)
-    train_settings(recipe.train, f"{path} [train]", recipe.seed)
+    settings = train_settings(recipe.train, f"{path} [train]", recipe.seed)
+    assert settings.seed == recipe.seed
