@@ -8,14 +8,20 @@ number of samples, so that asking for more keeps those there are.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from generator.recipe import ModelSettings, Recipe, StageSettings
 from generator.stages import Stage
 from generator.store import recipe_key
 from sandbox_server.jobs import Limits, LimitsRequest, RuntimeInfo
+
+_MODEL_FILES = frozenset({".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja"})
+_SAMPLED_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,27 @@ def stage_settings(recipe: Recipe, stage: str) -> StageSettings:
 
 
 def model_name(model: ModelSettings) -> str:
-    """A model as rows name it."""
-    return f"{model.name}@{model.revision}" if model.revision else model.name
+    """A model as rows name it: with its revision, or for a folder without one with a hash of what is in it."""
+    revision = model.revision or (_folder_hash(Path(model.path)) if model.path else "")
+    return f"{model.name}@{revision}" if revision else model.name
+
+
+@functools.cache
+def _folder_hash(folder: Path) -> str:
+    """A hash of a model's files: their names, sizes, first and last 64 KiB, which tell checkpoints apart in no time.
+
+    Empty where there is no folder; the engine will say so.
+    """
+    content = hashlib.blake2b(digest_size=16)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in _MODEL_FILES) if folder.is_dir() else []
+    for file in files:
+        size = file.stat().st_size
+        content.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
+        with file.open("rb") as stream:
+            content.update(stream.read(_SAMPLED_BYTES))
+            stream.seek(max(0, size - _SAMPLED_BYTES))
+            content.update(stream.read())
+    return content.hexdigest() if files else ""
 
 
 def complete_limits(asked: LimitsRequest, default: Limits) -> Limits:
