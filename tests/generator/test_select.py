@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from generator import models, store
+from generator.causes import Cause
+from generator.select import Snapshot, select
+from generator.store import Database, open_database
+from generator.work import Chain
+
+SELECTION = Cause("selection", {"sections": ["reasoning", "implementation"]})
+
+
+class Shelf:
+    """A database with one seed, one line of concepts, and whatever instructions and responses a test puts on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.database: Database = open_database(str(path), create=True)
+        with self.database.writing() as session:
+            self.recipe = store.ensure_recipe(session, "test", {})
+            named = {"name": "p", "parameters": {}, "concepts_recipe_id": self.recipe, "responses_samples": 99}
+            store.insert_new(session, models.Pipeline, [named])
+            seed = {"name": "f", "code": "", "docstring": "", "origin": "o", "version": "1", "path": "p", "line": 1}
+            store.insert_new(session, models.Seed, [{"id": "s", "licence": "MIT", "licence_source": "", **seed}])
+            store.insert_new(session, models.PipelineSeed, [{"pipeline": "p", "seed_id": "s", "chosen": True}])
+            self.drawn = {"recipe_id": self.recipe, "text": "", "finish_reason": "stop"}
+            concepts = {"id": "c", "seed_id": "s", "sample_index": 0, **self.drawn}
+            store.insert_new(session, models.Concepts, [concepts])
+        self.numbers = itertools.count()
+
+    def instruction(self, id: str, text: str) -> None:
+        kind = {"category": "function", "difficulty": "easy", "language": "Python"}
+        row = {
+            "id": id,
+            "concepts_id": "c",
+            "instruction": text,
+            "sample_index": next(self.numbers),
+            **kind,
+            **self.drawn,
+        }
+        with self.database.writing() as session:
+            store.insert_new(session, models.Instruction, [row])
+
+    def response(self, id: str, instruction: str, code: str | None, verdict: str | None = "PASSED") -> None:
+        row = {
+            "id": id,
+            "instruction_id": instruction,
+            "sample_index": next(self.numbers),
+            **self.drawn,
+            "reasoning": f"why {id}",
+            "implementation": f"how {id}",
+            "code": code,
+            "program_key": f"k{id}" if code else None,
+            "error": None if code else "no part Tests",
+        }
+        measured = {"wall_time_ms": 1.0, "cpu_time_ms": 1.0, "peak_memory_bytes": 1, "stdout": b"", "stderr": b""}
+        execution = {
+            "id": f"e{id}",
+            "program_key": f"k{id}",
+            "recipe_id": self.recipe,
+            "verdict": verdict,
+            "assurance": "",
+            "runtime_fingerprint": "",
+            **measured,
+        }
+        with self.database.writing() as session:
+            store.insert_new(session, models.Response, [row])
+            if code and verdict:
+                store.insert_new(session, models.Execution, [execution])
+
+    def select(self) -> Snapshot:
+        stages = ("concepts", "instructions", "responses")
+        chain = Chain("p", dict.fromkeys(stages, self.recipe), dict.fromkeys(stages, 99))
+        return select(self.database, chain, self.recipe, SELECTION, "pairs")
+
+    def verdicts(self) -> dict[str, str | None]:
+        """By response the filter that rejected it; None where it was kept."""
+        with self.database.reading() as session:
+            rows = session.execute(sa.select(models.Judgement.subject_id, models.Judgement.filter)).all()
+        return {row[0]: row[1] for row in rows}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "a.db")
+
+
+def test_one_response_of_an_instruction_stays(shelf: Shelf) -> None:
+    shelf.instruction("i1", "do one")
+    shelf.response("r2", "i1", "a = 2")
+    shelf.response("r1", "i1", "a = 1")
+
+    shelf.select()
+
+    assert shelf.verdicts() == {"r1": None, "r2": "one_per_instruction"}
+
+
+def test_of_equal_instructions_and_of_equal_code_the_first_stays(shelf: Shelf) -> None:
+    for number, text in enumerate(("do one", "Do  one\n", "do two", "do three")):
+        shelf.instruction(f"i{number}", text)
+        shelf.response(f"r{number}", f"i{number}", "a = 1" if number > 1 else f"a = {number}0")
+
+    shelf.select()
+
+    assert shelf.verdicts() == {"r0": None, "r1": "new_instruction", "r2": None, "r3": "new_code"}
+
+
+def test_what_is_kept_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
+    rows = [(f"r{n:02}", f"i{n % 5}", f"a = {n % 7}") for n in range(30)]
+    results = []
+    for attempt in range(3):
+        shelf = Shelf(tmp_path / f"{attempt}.db")
+        for number in range(5):
+            shelf.instruction(f"i{number}", f"do {number % 4}")
+        shuffled = random.Random(attempt).sample(rows, len(rows))
+        for number, row in enumerate(shuffled):
+            shelf.response(*row)
+            if number in (5, 17):
+                shelf.select()
+        shelf.select()
+        results.append(shelf.verdicts())
+
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_pair_that_came_first_gives_way_to_one_with_a_smaller_key(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r5", "i", "a = 5")
+    first = shelf.select()
+    shelf.response("r1", "i", "a = 1")
+    second = shelf.select()
+
+    assert shelf.verdicts() == {"r1": None, "r5": "one_per_instruction"}
+    assert (first.version, second.version) == (1, 2)
+
+
+def test_what_was_not_executed_yet_is_not_judged(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r1", "i", "a = 1", verdict=None)
+    shelf.response("r2", "i", None)
+
+    shelf.select()
+
+    assert shelf.verdicts() == {"r2": "read"}
+
+
+def test_a_snapshot_holds_the_sections_that_the_recipe_names(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r", "i", "a = 1")
+    shelf.select()
+
+    with shelf.database.reading() as session:
+        dataset = store.find_dataset(session, "pairs")
+        items = list(store.iter_items(session, dataset.id, [0]))
+    assert (items[0].instruction, items[0].response) == ("do", "why r\n\nhow r")
+
+
+def test_a_snapshot_never_changes(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r5", "i", "a = 5")
+    shelf.select()
+    with shelf.database.reading() as session:
+        before = list(store.iter_items(session, store.find_dataset(session, "pairs", 1).id, [0]))
+    shelf.response("r1", "i", "a = 1")
+    shelf.select()
+
+    with shelf.database.reading() as session:
+        assert list(store.iter_items(session, store.find_dataset(session, "pairs", 1).id, [0])) == before
+        assert store.find_dataset(session, "pairs", 2).parent_id == store.find_dataset(session, "pairs", 1).id
+
+
+def test_equal_content_makes_no_new_version(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r1", "i", "a = 1")
+    shelf.select()
+    shelf.response("r2", "i", "a = 2", verdict="FAILED")
+
+    again = shelf.select()
+
+    assert (again.judged, again.is_new, again.version, again.size) == (1, False, 1, 1)
+
+
+def test_nothing_accepted_freezes_nothing(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r1", "i", "a = 1", verdict="FAILED")
+
+    assert shelf.select() == Snapshot(1, "pairs", 0, is_new=False, version=None)
+
+
+def test_when_every_pair_is_lost_the_newest_snapshot_says_so(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r1", "i", "a = 1")
+    shelf.select()
+    with shelf.database.writing() as session:
+        session.execute(sa.update(models.PipelineSeed).values(chosen=False))
+
+    emptied = shelf.select()
+
+    assert (emptied.size, emptied.version, emptied.is_new) == (0, 2, True)
