@@ -98,9 +98,9 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
     namespace["__builtins__"] = __builtins__
     namespace[RAN], namespace[FAILED], namespace[ENTERED] = ledger.ran, ledger.failed, entered.add
     sys.modules["__main__"] = sys.modules["solution"] = module
-    _remember_source(CODE_FILE, code)
+    remember_source(CODE_FILE, code)
     if tests:
-        _remember_source(TESTS_FILE, tests)
+        remember_source(TESTS_FILE, tests)
     watch = None
     if judged and "unittest" in judged:
         from .unittests import Watch
@@ -123,10 +123,10 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
             report["end"], report["reached"] = "done", True
         report["code"] = exit_status(stop)
     except BaseException as error:
-        frames = _own_frames(error.__traceback__)
+        frames = own_frames(error.__traceback__)
         report["end"], report["code"] = "error", 1
         report["error"] = describe(error, frames)
-        if type(error) is AssertionError and not ledger.failures and _raised_in(frames, judged, expect_tests):
+        if type(error) is AssertionError and not ledger.failures and raised_in(frames, judged, expect_tests):
             ledger.record(report["error"]["line"], "raise AssertionError", "")
         print_error(error, frames)
     if watch is not None:
@@ -200,14 +200,20 @@ def print_error(error: BaseException, frames: "types.TracebackType | None" = Non
         pass  # the program closed or replaced its stderr
 
 
-def _own_frames(frames: "types.TracebackType | None") -> "types.TracebackType | None":
+def own_frames(frames: "types.TracebackType | None") -> "types.TracebackType | None":
     """The traceback from the program's first frame on."""
-    while frames is not None and frames.tb_frame.f_globals.get("__package__") == __package__:
+    while frames is not None and is_ours(frames):
         frames = frames.tb_next
     return frames
 
 
-def _raised_in(frames: "types.TracebackType | None", judged: str, expect_tests: bool) -> bool:
+def is_ours(frames: "types.TracebackType") -> bool:
+    """Is this the frame of the guest's own code, and not of the program's?"""
+    package = frames.tb_frame.f_globals.get("__package__")
+    return isinstance(package, str) and __package__ is not None and package.partition(".")[0] == __package__
+
+
+def raised_in(frames: "types.TracebackType | None", judged: str, expect_tests: bool) -> bool:
     """Was it raised by the tests' own text, and not by something that they call?"""
     name = None
     while frames is not None:
@@ -223,6 +229,6 @@ def _segment(source: str, where: Assertion) -> str:
     return "\n".join(line.strip() for line in lines)[:_SIDE]
 
 
-def _remember_source(name: str, source: str) -> None:
+def remember_source(name: str, source: str) -> None:
     """Let tracebacks and inspect.getsource show lines of a file that is nowhere on disk."""
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
