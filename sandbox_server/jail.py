@@ -22,6 +22,10 @@ _log = logging.getLogger(__name__)
 _MIB = 1 << 20
 # Far above what a system hands out, so that no account of the host shares a file or a process limit with a program.
 _FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
+_BOOT = (
+    "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
+    "main(int(sys.argv[1]), sys.argv[2] == '1')"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class SandboxConfig:
         runtimes: names of the runtimes offered, the first being the default.
         default_limits: for what a job leaves out.
         maximum_limits: what a job may ask.
+        warm: keep a started interpreter in each slot and fork it; else start one for each run.
+        runs_per_jail: a warm jail is renewed after so many.
         cgroup: which control groups to use; "auto" takes the best that works.
         cache_dir: where images are kept; None for /var/cache/selfalign as root, else the user's own cache.
     """
@@ -59,6 +65,8 @@ class SandboxConfig:
         disk_bytes=2048 * _MIB,
         output_bytes=64 * _MIB,
     )
+    warm: bool = True
+    runs_per_jail: int = 20_000
     cgroup: Literal["auto", "v2", "v1", "none"] = "auto"
     cache_dir: Path | None = field(default=None)
 
@@ -102,6 +110,7 @@ class _Jails:
         self._parent = cgroup.open_parent(settings.cgroup)
         self._free = list(range(self._slots))
         self._available = asyncio.Semaphore(self._slots)
+        self._warm: dict[tuple[str, int], Slot] = {}
         self._running: set[asyncio.Task[Outcome]] = set()
         self._closed = False
         self._started = 0
@@ -173,36 +182,57 @@ class _Jails:
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*(slot.close() for slot in self._warm.values()))
+        self._warm.clear()
         await asyncio.to_thread(self._parent.remove)
 
     async def _once(self, job: Job, runtime: runtimes.Runtime, limits: Limits, number: int) -> Outcome:
-        slot = await self._start(runtime, number)
+        slot = await self._slot(job, runtime, number)
         try:
             nonce = secrets.token_hex(16)
-            evidence = await slot.run(_request(job, nonce), job.stdin, limits)
-            return verdict.outcome(job, evidence, report.parse(bytes(evidence.report), nonce), runtime.fingerprint)
+            evidence = await slot.run(_request(job, nonce), job.stdin, limits, bool(job.collect))
+            told = report.parse(bytes(evidence.report), nonce)
+            outcome = verdict.outcome(job, evidence, told, runtime.fingerprint)
+            if job.collect:
+                files, refused = report.collected(bytes(evidence.collected))
+                outcome = replace(outcome, files=files, files_refused=refused)
+            return outcome
         finally:
+            await self._put_back(slot, runtime, number)
+
+    async def _slot(self, job: Job, runtime: runtimes.Runtime, number: int) -> Slot:
+        """A jail for one run: the warm one of this place, or a new one."""
+        hash_seed = (job.random_seed or 0) % 2**32
+        if not self._settings.warm or hash_seed:
+            return await self._start(runtime, number, nested=False, hash_seed=hash_seed)
+        slot = self._warm.pop((runtime.settings.name, number), None)
+        return slot or await self._start(runtime, number, nested=True)
+
+    async def _put_back(self, slot: Slot, runtime: runtimes.Runtime, number: int) -> None:
+        reusable = slot.nested and slot.healthy and slot.served < self._settings.runs_per_jail
+        if reusable and not self._closed:
+            self._warm[runtime.settings.name, number] = slot
+        else:
             await slot.close()
 
-    async def _start(self, runtime: runtimes.Runtime, number: int) -> Slot:
+    async def _start(self, runtime: runtimes.Runtime, number: int, nested: bool, hash_seed: int = 0) -> Slot:
         self._started += 1
-        boot = (
-            "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
-            "main(int(sys.argv[1]), int(sys.argv[2]))"
-        )
+        env = (*runtime.env, ("PYTHONHASHSEED", str(hash_seed)))
 
         def jail(control: int, log: int) -> nsjail.Jail:
             return nsjail.Jail(
                 root=runtime.image.root,
                 guest=runtime.guest,
-                argv=(runtime.image.python, "-s", "-S", "-P", "-c", boot, str(control), "1"),
-                env=runtime.env,
+                argv=(runtime.image.python, "-s", "-S", "-P", "-c", _BOOT, str(control), str(int(nested))),
+                env=env,
                 pass_fds=(control,),
                 log_fd=log,
                 host_uid=self._first_uid + 2 * number,
+                proc="" if nested else "hidepid=invisible,subset=pid",
             )
 
-        return await Slot.start(jail, self._parent.group(f"slot-{number}-{self._started}"), self._filter)
+        group = self._parent.group(f"jail-{self._started}")
+        return await Slot.start(jail, group, self._filter, nested)
 
     def _limits(self, job: Job) -> Limits:
         """The job's limits, completed."""
@@ -219,6 +249,7 @@ def _request(job: Job, nonce: str) -> bytes:
         "files": [(file.path, file.executable) for file in job.files],
         "env": dict(job.env),
         "argv": list(job.argv),
+        "collect": list(job.collect),
         "seed": job.random_seed,
         "expect_tests": job.expect_tests,
         "entry_point": job.entry_point,

@@ -16,7 +16,7 @@ _DEVICES = ("null", "zero", "full", "random", "urandom")
 # What the guest needs to make a world for each program; all of them hold in the jail's user namespace only.
 _CAPABILITIES = (
     "CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
+    "CAP_FOWNER", "CAP_SYS_PTRACE",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ class Jail:
     log_fd: int
     host_uid: int  # the first of the two user ids outside that root may give a jail; ignored without root
     mounts: tuple[str, ...] = ()
+    proc: str = ""  # mount options of /proc
 
 
 def binary() -> Path:
@@ -69,7 +70,7 @@ def textproto(jail: Jail) -> str:
     builder.mounts(
         [
             MountPt(src=str(jail.root), dst="/", is_bind=True, rw=False, nosuid=True, nodev=True),
-            MountPt(dst="/proc", fstype="proc", rw=True, nosuid=True, nodev=True, noexec=True),
+            MountPt(dst="/proc", fstype="proc", rw=True, nosuid=True, nodev=True, noexec=True, options=jail.proc),
             *(MountPt(src=f"/dev/{name}", dst=f"/dev/{name}", is_bind=True, rw=True) for name in _DEVICES),
             MountPt(src=str(jail.guest), dst="/sandbox", is_bind=True, rw=False, nosuid=True, nodev=True),
             *(MountPt(src=path, dst=path, is_bind=True, rw=False, nosuid=True, nodev=True) for path in jail.mounts),

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sandbox_server.jobs import AssertionFailure, ProgramError, TestReport
+from sandbox_server.jobs import AssertionFailure, File, ProgramError, TestReport
 
 _LENGTH = struct.Struct(">I")
 _MAX_BYTES = 1 << 20
@@ -110,3 +110,24 @@ def _count(value: Any) -> int:
 
 def _line(value: Any) -> int:
     return min(_count(value), 2**31 - 1)
+
+
+def collected(data: bytes) -> tuple[tuple[File, ...], tuple[str, ...]]:
+    """The files that a run left, and the paths that were not returned with the reason.
+
+    The collector runs no code of the program's, but it reads what a program made, so its answer is checked all the same.
+    """
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        start = _LENGTH.size + length
+        header = json.loads(data[_LENGTH.size : start])
+        files = []
+        for (path, executable), size in zip(header["files"], header["sizes"], strict=True):
+            end = start + _count(size)
+            if end > len(data):
+                raise ValueError("cut short")
+            files.append(File(_text(path), data[start:end], executable is True))
+            start = end
+        return tuple(files), tuple(_text(line) for line in header["refused"])
+    except (struct.error, KeyError, TypeError, ValueError, RecursionError):
+        return (), ("*: the files could not be collected",)

@@ -49,7 +49,7 @@ class Runtime:
             interpreter=f"CPython {self.image.interpreter.version}",
             packages=self.packages,
             fingerprint=self.fingerprint,
-            warm=False,
+            warm=True,
         )
 
 
@@ -73,7 +73,6 @@ def open_runtime(name: str, cache_dir: Path) -> Runtime:
             ("LANG", "C.UTF-8"),
             ("PATH", f"{image.PYTHON_PREFIX}/bin:/usr/local/bin:/usr/bin:/bin"),
             ("PYTHONDONTWRITEBYTECODE", "1"),
-            ("PYTHONHASHSEED", "0"),
             ("PYTHONUTF8", "1"),
             ("TZ", "UTC"),
         ),
@@ -82,18 +81,24 @@ def open_runtime(name: str, cache_dir: Path) -> Runtime:
 
 def place_guest(cache_dir: Path) -> tuple[Path, str]:
     """Copy the guest's source to where the jail's user can read it; answers the folder and the source's hash."""
-    source = importlib.resources.files("sandbox_server").joinpath("guest")
-    modules = {item.name: item.read_bytes() for item in source.iterdir() if item.name.endswith(".py")}
+    modules: dict[str, bytes] = {}
+    pending = [("", importlib.resources.files("sandbox_server").joinpath("guest"))]
+    for prefix, folder in pending:
+        for item in folder.iterdir():
+            if item.is_dir() and item.name != "__pycache__":
+                pending.append((f"{prefix}{item.name}/", item))
+            elif item.name.endswith(".py"):
+                modules[prefix + item.name] = item.read_bytes()
     key = hashlib.sha256(repr(sorted(modules.items())).encode()).hexdigest()[:16]
-    folder = cache_dir / "guests" / key
+    target = cache_dir / "guests" / key
     try:
-        image.place_files(folder, {f"selfalign_guest/{name}": text for name, text in modules.items()})
+        image.place_files(target, {f"selfalign_guest/{name}": text for name, text in modules.items()})
     except OSError as error:
         raise HostUnfit(
-            f"{folder} cannot be written: {error}; free some space or set cache_dir to a folder that can be written"
+            f"{target} cannot be written: {error}; free some space or set cache_dir to a folder that can be written"
         ) from error
-    image.check_enterable(folder)
-    return folder, key
+    image.check_enterable(target)
+    return target, key
 
 
 def _read(name: str) -> RuntimeSettings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -20,12 +21,14 @@ from typing import Any
 from sandbox_server import nsjail
 from sandbox_server.cgroup import Group
 from sandbox_server.errors import Broken, HostUnfit, Unavailable
-from sandbox_server.guest.wire import DONE, SETTINGS
+from sandbox_server.guest.wire import DONE, HAS_COLLECT, HAS_STDIN, SETTINGS
 from sandbox_server.jobs import Limits
 
+_logger = logging.getLogger(__name__)
 _START_SECONDS = 30.0
 _KILL_SECONDS = 5.0  # from asking for a run's end to giving the slot up
-_REPORT_BYTES = 4 << 20
+_REPORT_BYTES = 1 << 20
+_COLLECTED_BYTES = 80 << 20
 _PIPE_READ = 1 << 16
 _SPARE_PROCESSES = 4  # what the jail itself needs below a limit on processes
 
@@ -48,13 +51,17 @@ class Evidence:
     stdout_truncated: bool = False
     stderr_truncated: bool = False
     report: bytearray = field(default_factory=bytearray)
+    collected: bytearray = field(default_factory=bytearray)
 
 
 class Slot:
     """A started jail. Not for two runs at once."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, group: Group, log: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: socket.socket, group: Group, log: int, nested: bool
+    ) -> None:
         self.healthy = True
+        self.nested = nested
         self.served = 0
         self._process = process
         self._control = control
@@ -62,13 +69,14 @@ class Slot:
         self._log = log
 
     @classmethod
-    async def start(cls, jail_of: Any, group: Group, program_filter: bytes) -> Slot:
+    async def start(cls, jail_of: Any, group: Group, program_filter: bytes, nested: bool) -> Slot:
         """Start a jail and wait until its first process is ready.
 
         Args:
             jail_of: makes the `nsjail.Jail`, given the descriptors of the control socket and of the log.
             group: the slot's own control group.
             program_filter: the compiled system call filter of programs.
+            nested: the jail can run many programs; else one.
 
         Raises:
             HostUnfit: the jail did not start; the message is nsjail's own.
@@ -85,7 +93,7 @@ class Slot:
             raise HostUnfit(f"nsjail does not start: {error}") from error
         finally:
             theirs.close()
-        slot = cls(process, ours, group, log)
+        slot = cls(process, ours, group, log, nested)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await slot._handshake(program_filter)
@@ -122,13 +130,14 @@ class Slot:
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self._control.send(program_filter)
 
-    async def run(self, request: bytes, stdin: bytes, limits: Limits) -> Evidence:
+    async def run(self, request: bytes, stdin: bytes, limits: Limits, collect: bool) -> Evidence:
         """Run one program.
 
         Args:
             request: what the guest's `candidate` reads.
             stdin: the program's standard input.
             limits: complete limits.
+            collect: the request names files to return.
 
         Raises:
             Unavailable: the slot was lost with the program in it.
@@ -136,12 +145,13 @@ class Slot:
         self.served += 1
         run = _Run(self._control, self._group, limits)
         try:
-            run.send(request, stdin)
+            run.send(request, stdin, collect)
             evidence = await run.finish()
             self.healthy = not evidence.slot_lost
             return evidence
         except (Unavailable, Broken, OSError) as error:
             self.healthy = False
+            _logger.warning("a slot was lost: %s; the jail said: %s", error, self._log_text() or "nothing")
             if isinstance(error, OSError):
                 raise Unavailable(f"the slot was lost: {error}") from error
             raise
@@ -181,7 +191,7 @@ class Slot:
         """nsjail's own complaints, one line."""
         text = os.pread(self._log, 4096, 0).decode(errors="replace")
         lines = [line for line in text.splitlines() if "no version information" not in line]
-        return " ".join(lines)[:500]
+        return " ".join(lines)[-1000:]
 
 
 class _Run:
@@ -198,7 +208,7 @@ class _Run:
         self._timers: list[asyncio.TimerHandle] = []
         self._stopping = False
 
-    def send(self, request: bytes, stdin: bytes) -> None:
+    def send(self, request: bytes, stdin: bytes, collect: bool) -> None:
         """Hand the program to the slot's first process and start the clocks."""
         limits, evidence, group = self._limits, self._evidence, self._group
         group.set_limits(limits.memory_bytes, limits.processes + _SPARE_PROCESSES)
@@ -211,20 +221,17 @@ class _Run:
             limits.open_files,
             limits.file_size_bytes,
             limits.disk_bytes,
+            (HAS_STDIN if stdin else 0) | (HAS_COLLECT if collect else 0),
         )
         given = [_memory_file(request)]
         try:
-            for buffer, cap, reason in (
-                (evidence.report, _REPORT_BYTES, ""),
-                (evidence.stdout, limits.output_bytes, "stdout"),
-                (evidence.stderr, limits.output_bytes, "stderr"),
-            ):
-                read, write = os.pipe()
-                given.append(write)
-                os.set_blocking(read, False)
-                self._readers[read] = (buffer, cap, reason)
+            given.append(self._pipe(evidence.report, _REPORT_BYTES, "report"))
+            given.append(self._pipe(evidence.stdout, limits.output_bytes, "stdout"))
+            given.append(self._pipe(evidence.stderr, limits.output_bytes, "stderr"))
             if stdin:
                 given.append(_memory_file(stdin))
+            if collect:
+                given.append(self._pipe(evidence.collected, _COLLECTED_BYTES, "collected"))
             socket.send_fds(self._control, [b"R" + settings], given)
         finally:
             for fd in given:
@@ -235,6 +242,12 @@ class _Run:
         self._timers = [self._loop.call_later(limits.wall_time_ms / 1000, self.stop, "wall")]
         if counted:
             self._watch_cpu()
+
+    def _pipe(self, buffer: bytearray, cap: int, name: str) -> int:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read, False)
+        self._readers[read] = (buffer, cap, name)
+        return write
 
     async def finish(self) -> Evidence:
         """Wait until every process of the run is dead."""

@@ -1,15 +1,15 @@
 """The candidate's side of a fork: take the request, become the program, report."""
 
+import linecache
 import os
+import random
 import sys
 from typing import Any
 
 from . import judging, wire
 
-WORK = "/work"
-
 # Bound before the program can replace them in their modules.
-_exit, _getpid, _write = os._exit, os.getpid, os.write
+_exit, _getpid, _write, _pack = os._exit, os.getpid, os.write, wire.pack
 
 
 def main(request_fd: int, report_fd: int) -> None:
@@ -17,84 +17,93 @@ def main(request_fd: int, report_fd: int) -> None:
     me = _getpid()
     header, blobs = wire.unpack(_read_all(request_fd))
     os.close(request_fd)
-    parts = iter(blobs)
-    code, tests = next(parts), next(parts)
-    os.umask(0o022)
-    os.chdir("/work")
-    for path, executable in header["files"]:
-        _place(path, next(parts), executable)
-    os.environ.update(header["env"])
-    sys.dont_write_bytecode = True
+    _take_place(header, blobs)
     if header["argv"]:
         os.close(report_fd)
         _execute(header["argv"])
-    _seed(header["seed"])
+    random.seed(header["seed"])  # every fork of a zygote would draw the same numbers
     sys.argv = [judging.CODE_FILE]
-    sys.path.insert(0, WORK)
-    sys.path_importer_cache.clear()
+    sys.path.insert(0, "/work")
     report = judging.run_program(
-        code.decode("utf-8", "surrogatepass"),
-        tests.decode("utf-8", "surrogatepass"),
+        blobs[0].decode("utf-8", "surrogatepass"),
+        blobs[1].decode("utf-8", "surrogatepass"),
         header["expect_tests"],
         header["entry_point"],
     )
+    _finish()
     if _getpid() != me:  # a fork of the program that came back: it ends like any process, and reports nothing
-        _finish(report)
         _exit(report["code"])
-    _finish(report)
     report["nonce"] = header["nonce"]
-    view = memoryview(wire.pack(report, []))
+    view = memoryview(_pack(report, []))
     while view:
         view = view[_write(report_fd, view) :]
     _exit(report["code"])
 
 
-def _finish(report: dict[str, Any]) -> None:
+def rehearse(times: int) -> None:
+    """Judge a small program, so that what the interpreter does once for all is done before the fork.
+
+    Without it each program pays for it again: the types of `ast`, the adaptive interpreter's specialisations, and the
+    copies of the memory pages that these change.
+    """
+    request = {"files": [], "env": {}, "argv": [], "seed": None, "expect_tests": False, "entry_point": "", "nonce": ""}
+    code = b"def double(x):\n    '''Twice.'''\n    return [y + y for y in (x,)][0]\n"
+    tests = b"def check(candidate):\n    assert candidate(1) == 2\n    assert double(2) in (4,), 'no'\n"
+    modules, main = set(sys.modules), sys.modules["__main__"]
+    for _ in range(times):
+        header, blobs = wire.unpack(_pack(request, [code, tests]))
+        wire.pack(judging.run_program(blobs[0].decode(), blobs[1].decode(), False, ""), [])
+    for name in set(sys.modules) - modules:
+        if name == "solution":
+            del sys.modules[name]
+    sys.modules["__main__"] = main
+    linecache.clearcache()
+
+
+def _take_place(header: "dict[str, Any]", blobs: "list[bytes]") -> None:
+    for (path, executable), content in zip(header["files"], blobs[2:], strict=True):
+        folder = os.path.dirname(path)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755 if executable else 0o644)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.close(fd)
+    if header["env"]:
+        os.environ.update(header["env"])
+
+
+def _finish() -> None:
     """What the interpreter does at its end: wait for threads, call atexit's functions, flush."""
-    threading = sys.modules.get("threading")
     try:
+        threading = sys.modules.get("threading")
         if threading is not None:
             threading._shutdown()
-        import atexit
-
-        atexit._run_exitfuncs()
+        atexit = sys.modules.get("atexit")
+        if atexit is not None:
+            atexit._run_exitfuncs()
     except BaseException as error:
         judging.print_error(error)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:
-            pass  # closed by the program, or its reader's cap was reached
+        except BaseException:  # closed or replaced by the program
+            continue
 
 
 def _read_all(fd: int) -> bytes:
     size = os.fstat(fd).st_size
-    parts = []
+    parts: "list[bytes]" = []
     offset = 0
     while offset < size:
         part = os.pread(fd, size - offset, offset)
         parts.append(part)
         offset += len(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _place(path: str, content: bytes, executable: bool) -> None:
-    folder = os.path.dirname(path)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755 if executable else 0o644)
-    with open(fd, "wb") as file:
-        file.write(content)
-
-
-def _seed(seed: "int | None") -> None:
-    """Every fork of a zygote would draw the same numbers."""
-    import random
-
-    random.seed(seed)
-
-
-def _execute(argv: list[str]) -> None:
+def _execute(argv: "list[str]") -> None:
     try:
         os.execvp(argv[0], argv)
     except OSError as error:

@@ -7,12 +7,20 @@ trusts nothing.
 
 import json
 import struct
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 from typing import Any
 
+from . import BUILTINS
+
+__builtins__ = BUILTINS
+
+# json.dumps is Python, and a program can replace its parts, which would then see and change the report: this is C.
+_encode = c_make_encoder(None, None, encode_basestring_ascii, None, ":", ",", False, False, False)
 _LENGTH = struct.Struct(">I")
-# What the server tells the zygote of a run: memory_bytes and processes (0: a control group limits them) around
-# cpu_seconds, then open_files, file_size_bytes, disk_bytes.
-SETTINGS = struct.Struct("<QQQQQQ")
+# What the server tells the zygote of a run: memory_bytes, cpu_seconds and processes (0: a control group limits memory
+# or processes), open_files, file_size_bytes, disk_bytes, and which descriptors come along besides the four of every run.
+SETTINGS = struct.Struct("<QQQQQQB")
+HAS_STDIN, HAS_COLLECT = 1, 2
 # What the zygote tells of its end: wait status, wall time ns, CPU time ns of what was waited for, largest resident set
 # KiB, whether the program's tmpfs is full.
 DONE = struct.Struct("<iQQQ?")
@@ -21,7 +29,7 @@ DONE = struct.Struct("<iQQQ?")
 def pack(header: dict[str, Any], blobs: list[bytes]) -> bytes:
     """One message."""
     header["sizes"] = [len(blob) for blob in blobs]
-    head = json.dumps(header, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    head = "".join(_encode(header, 0)).encode("ascii")
     return b"".join((_LENGTH.pack(len(head)), head, *blobs))
 
 

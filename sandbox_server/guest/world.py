@@ -1,41 +1,62 @@
-"""Make the world that a candidate finds itself in, and give up every power over it."""
+"""Make the world that a candidate finds itself in, and give up every power over it.
+
+Two kinds, with the same walls. *Nested*: the zygote lives on, and each program gets pid, mount, ipc and uts namespaces,
+a /proc and a tmpfs of its own. *Plain*: the jail serves one program and is that program's world already; for hosts that
+allow no further namespaces.
+"""
 
 import os
 import resource
+import signal
 
 from . import kernel, wire
 
-BOX = "/box"
 PROGRAM_UID = 1000
-
+_BOX = b"/box"
 _INODE_BYTES = 4096  # a tmpfs may hold one file for each so many bytes of its size
 _LEAST_INODES = 1024
 _LAST_DESCRIPTOR = 1 << 20
+_MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def mount_box(disk_bytes: int) -> None:
-    """Mount an empty tmpfs that holds the working directory, /tmp and /dev/shm."""
+def new_box(disk_bytes: int) -> int:
+    """An empty tmpfs for the working directory, /tmp and /dev/shm, mounted nowhere yet; answers its descriptor."""
     inodes = max(disk_bytes // _INODE_BYTES, _LEAST_INODES)
-    kernel.mount(
-        "tmpfs", BOX, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"size={disk_bytes},nr_inodes={inodes},mode=755"
-    )
-    for name, mode in (("work", 0o755), ("tmp", 0o1777), ("shm", 0o1777)):
-        path = f"{BOX}/{name}"
-        os.mkdir(path)
-        os.chmod(path, mode)
-    if os.getuid() != PROGRAM_UID:
-        os.chown(f"{BOX}/work", PROGRAM_UID, PROGRAM_UID)
+    return kernel.new_tmpfs(((b"size", b"%d" % disk_bytes), (b"nr_inodes", b"%d" % inodes), (b"mode", b"755")))
 
 
-def is_full() -> bool:
+def is_full(box: int) -> bool:
     """Has the program filled its tmpfs?"""
-    state = os.statvfs(BOX)
-    return state.f_bavail == 0 or state.f_favail == 0
+    state = os.fstatvfs(box)
+    return state.f_bavail == 0 or state.f_ffree == 0
+
+
+def furnish(box: int, nested: bool) -> None:
+    """Enter namespaces of our own and mount what the program may write to."""
+    if nested:
+        kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
+        # The jail's own /proc shows the zygote; it also allows us, in our pid namespace, to mount this one over it.
+        kernel.mount(
+            b"proc",
+            b"/proc",
+            b"proc",
+            kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC,
+            b"hidepid=invisible,subset=pid",
+        )
+    kernel.attach_mount(box, _BOX)
+    os.umask(0)
+    os.mkdir("/box/work", 0o755)
+    os.mkdir("/box/tmp", 0o1777)
+    os.mkdir("/box/shm", 0o1777)
+    if os.getuid() != PROGRAM_UID:
+        os.chown("/box/work", PROGRAM_UID, PROGRAM_UID)
+    os.umask(0o022)
+    os.chdir("/box/work")
 
 
 def place_descriptors(
     open_files: int, request: int, report: int, stdin: int, stdout: int, stderr: int
-) -> tuple[int, int]:
+) -> "tuple[int, int]":
     """Put the standard streams in place and close all else but the request and the report.
 
     Returns:
@@ -45,7 +66,8 @@ def place_descriptors(
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     # Past the program's own limit: out of the way of one that closes or writes to all that it could have opened.
-    report_place, request_place = open_files + 1, open_files
+    request_place = min(open_files, _MOST_FILES - 2)
+    report_place = request_place + 1
     os.dup2(report, report_place, inheritable=False)
     os.dup2(request, request_place, inheritable=False)
     os.closerange(3, request_place)
@@ -55,20 +77,20 @@ def place_descriptors(
 
 def confine(settings: bytes, program_filter: kernel.Filter) -> None:
     """Set the limits, become the program's user, and give up all privilege, for good."""
-    memory, cpu_seconds, processes, open_files, file_size, _ = wire.SETTINGS.unpack(settings)
+    memory, cpu_seconds, processes, open_files, file_size, _, _ = wire.SETTINGS.unpack(settings)
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     set_limit = resource.setrlimit
     set_limit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     set_limit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    set_limit(resource.RLIMIT_CORE, (0, 0))
-    set_limit(resource.RLIMIT_MSGQUEUE, (0, 0))
+    set_limit(resource.RLIMIT_NOFILE, (open_files, open_files))
     if memory:
         set_limit(resource.RLIMIT_AS, (memory, memory))
     if processes:
         set_limit(resource.RLIMIT_NPROC, (processes, processes))
-    set_limit(resource.RLIMIT_NOFILE, (open_files, open_files))
-    with open("/proc/self/oom_score_adj", "wb", 0) as file:
-        file.write(b"1000")
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(fd, b"1000")
+    os.close(fd)
     if os.getuid() != PROGRAM_UID:
         os.setgroups([])
         os.setresgid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
@@ -76,3 +98,12 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
     kernel.drop_capabilities()
     kernel.set_no_new_privileges()
     program_filter.install()
+
+
+def limit_for_all() -> None:
+    """Limits that are the same for every program, set once in the zygote."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+    resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))

@@ -1,111 +1,165 @@
-"""The jail's first process: starts programs, waits for them, and tells the server how they ended.
+"""The jail's first process: forks programs, waits for them, and tells the server how they ended.
 
-It never holds a program's bytes: a fork inherits all of its memory, so whatever it has read, the next program could read.
+It never holds a program's bytes: a fork inherits all of its memory, so what it has read, the next program could read.
 """
 
-import _sitebuiltins
-import _socket
 import array
-import ast  # noqa: F401  here and below: what every program's judging needs is imported once, before the fork
+import ast
 import builtins
 import gc
 import json
-import linecache  # noqa: F401
 import os
-import random  # noqa: F401
+import random
 import select
 import signal
 import sys
 import time
 import traceback
 
-from . import candidate, instrument, judging, kernel, uncalled, wire, world  # noqa: F401
+import _sitebuiltins
+import _socket
 
-RUN, KILL = b"R"[0], b"K"[0]
-_MAX_MESSAGE = 4096
+from . import candidate, kernel, uncalled, wire, world
+
+_RUN, _KILL = b"R"[0], b"K"[0]
+_MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
+_WARM_UPS = 20  # more than the adaptive interpreter wants to see before it specialises
+_PRELOADED = (ast, random, traceback, uncalled)  # what every program's judging needs is imported before the fork
 
 
-def main(control_fd: int, runs: int) -> None:
-    """Serve `runs` programs (0: until the server hangs up)."""
-    control = _socket.socket(fileno=control_fd)
-    hello = {"pid": os.getpid(), "python": ".".join(map(str, sys.version_info[:3])), "build": sys.version}
-    control.send(json.dumps(hello).encode())
-    program_filter = kernel.Filter(control.recv(1 << 16))
-    kernel.drop_bounding_set()
-    kernel.set_undumpable()
-    _tidy()
-    served = 0
-    while not runs or served < runs:
-        message, descriptors = _receive(control)
-        if not message:
-            break
-        if message[0] == RUN:
-            _serve(control, message[1:], descriptors, program_filter)
-            served += 1
+def main(control_fd: int, nested: bool) -> None:
+    """Serve programs until the server hangs up.
+
+    Args:
+        control_fd: a SOCK_SEQPACKET connection to the server.
+        nested: give each program namespaces of its own; else the jail is for one program.
+    """
+    Zygote(_socket.socket(fileno=control_fd), nested).serve()
 
 
-def _tidy() -> None:
-    """Leave the interpreter as a program would find a fresh one."""
+class Zygote:
+    """One jail's parent of programs."""
+
+    def __init__(self, control: "_socket.socket", nested: bool) -> None:
+        self._control = control
+        self._nested = nested
+        self._init = kernel.SleepingInit()
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        hello = {"python": ".".join(map(str, sys.version_info[:3])), "build": sys.version}
+        control.send(json.dumps(hello).encode())
+        self._filter = kernel.Filter(control.recv(_MAX_MESSAGE))
+
+    def serve(self) -> None:
+        """Run what comes."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the sleeping init shares our handlers
+        world.limit_for_all()
+        kernel.drop_bounding_set()
+        kernel.set_undumpable()
+        _settle()
+        while True:
+            message, descriptors = self._receive()
+            if not message:
+                return
+            if message[0] == _RUN:
+                self._run(message[1:], descriptors)
+
+    def _receive(self) -> "tuple[bytes, list[int]]":
+        message, ancillary, _, _ = self._control.recvmsg(_MAX_MESSAGE, _socket.CMSG_SPACE(_MAX_FDS * 4))
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        return message, descriptors.tolist()
+
+    def _run(self, settings: bytes, descriptors: "list[int]") -> None:
+        request, report, stdout, stderr, *more = descriptors
+        _, _, _, open_files, _, disk_bytes, flags = wire.SETTINGS.unpack(settings)
+        stdin = more.pop(0) if flags & wire.HAS_STDIN else 0
+        box = world.new_box(disk_bytes)
+        init = init_fd = -1
+        if self._nested:
+            init = self._init.start()
+            init_fd = os.pidfd_open(init)
+            kernel.set_namespace(init_fd, kernel.CLONE_NEWPID)
+        started = time.monotonic_ns()
+        child = os.fork()
+        if child == 0:
+            try:
+                world.furnish(box, self._nested)
+                request, report = world.place_descriptors(open_files, request, report, stdin, stdout, stderr)
+                world.confine(settings, self._filter)
+                candidate.main(request, report)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(125)
+        if self._nested:
+            kernel.set_namespace(self._own_pids, kernel.CLONE_NEWPID)
+        self._await(child)
+        _, status, usage = os.wait4(child, 0)
+        wall = time.monotonic_ns() - started
+        if self._nested:
+            signal.pidfd_send_signal(init_fd, signal.SIGKILL)
+            os.waitpid(init, 0)  # returns when the namespace's last process is dead
+            os.close(init_fd)
+        else:
+            _kill_all_others()
+        cpu = int((usage.ru_utime + usage.ru_stime) * 1e9)
+        full = world.is_full(box)
+        if flags & wire.HAS_COLLECT:
+            self._collect(box, request, more.pop())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        os.close(box)
+        self._control.send(wire.DONE.pack(status, wall, cpu, usage.ru_maxrss, full))
+
+    def _await(self, child: int) -> None:
+        """Wait until `child` ends; kill it when the server says so."""
+        pidfd = os.pidfd_open(child)
+        poll = self._poll
+        poll.register(pidfd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if pidfd in ready:
+                break
+            message, _ = self._receive()
+            if not message:
+                os._exit(0)  # the server is gone; all below the jail's first process dies with it
+            if message[0] == _KILL:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll.unregister(pidfd)
+        os.close(pidfd)
+
+    def _collect(self, box: int, request: int, out: int) -> None:
+        """Have a process of its own return the program's files: we must not hold their bytes."""
+        child = os.fork()
+        if child == 0:
+            try:
+                from . import collect
+
+                collect.main(box, request, out)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        self._await(child)
+        os.waitpid(child, 0)
+
+
+def _settle() -> None:
+    """Go once through all that a program's judging does, then leave the interpreter as a fresh one would be found."""
     sys.path[:] = [entry for entry in sys.path if entry != "/sandbox"]
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
+    candidate.rehearse(_WARM_UPS)
     gc.collect()
     gc.freeze()
 
 
-def _receive(control: "_socket.socket") -> "tuple[bytes, list[int]]":
-    message, ancillary, _, _ = control.recvmsg(_MAX_MESSAGE, _socket.CMSG_SPACE(_MAX_FDS * 4))
-    descriptors = array.array("i")
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return message, descriptors.tolist()
-
-
-def _serve(control: "_socket.socket", settings: bytes, descriptors: "list[int]", program_filter: kernel.Filter) -> None:
-    request, report, stdout, stderr = descriptors[:4]
-    stdin = descriptors[4] if len(descriptors) > 4 else 0
-    _, _, _, open_files, _, disk_bytes = wire.SETTINGS.unpack(settings)
-    world.mount_box(disk_bytes)
-    started = time.monotonic_ns()
-    child = os.fork()
-    if child == 0:
-        try:
-            request, report = world.place_descriptors(open_files, request, report, stdin, stdout, stderr)
-            world.confine(settings, program_filter)
-            candidate.main(request, report)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(125)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    pidfd = os.pidfd_open(child)
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(pidfd, select.POLLIN)
-    while True:
-        ready = {fd for fd, _ in poll.poll()}
-        if pidfd in ready:
-            break
-        message, _ = _receive(control)
-        if not message:
-            sys.exit()  # the server is gone, and we are the namespace's init: everything dies with us
-        if message[0] == KILL:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            poll.unregister(control)
-    _, status, usage = os.wait4(child, 0)
-    wall = time.monotonic_ns() - started
-    os.close(pidfd)
-    _kill_the_rest()
-    cpu = int((usage.ru_utime + usage.ru_stime) * 1e9)
-    done = wire.DONE.pack(status, wall, cpu, usage.ru_maxrss, world.is_full())
-    kernel.umount(world.BOX)
-    control.send(done)
-
-
-def _kill_the_rest() -> None:
+def _kill_all_others() -> None:
     try:
         os.kill(-1, signal.SIGKILL)
         while True:

@@ -124,12 +124,12 @@ def job(case: Case) -> Job:
     )
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, Outcome]:
-    """Every case, run once."""
+@pytest.fixture(scope="module", params=["warm", "cold"])
+def outcomes(request: pytest.FixtureRequest) -> dict[str, Outcome]:
+    """Every case, run once in forks of a warm interpreter, and once in a jail of its own."""
 
     async def run_all() -> list[Outcome]:
-        sandbox = await open_sandbox(SandboxConfig())
+        sandbox = await open_sandbox(SandboxConfig(warm=request.param == "warm"))
         try:
             return await asyncio.gather(*(sandbox.run(job(case)) for case in CASES))
         finally:

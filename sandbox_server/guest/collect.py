@@ -1,0 +1,129 @@
+"""Return what a program left in its working directory. Runs when its last process is dead, so nothing moves any more.
+
+Every file is opened relative to the tmpfs' own descriptor with openat2, through no link and onto no other file system,
+and only regular files are read: a name can lead nowhere else, whatever the program made of it.
+"""
+
+import fnmatch
+import os
+import stat
+from typing import Any
+
+from . import kernel, wire
+
+_MAX_ENTRIES = 20_000
+_MAX_DEPTH = 32
+_MAX_FILES = 1_000
+_MAX_REFUSED = 100
+MAX_BYTES = 64 << 20
+
+
+def main(box: int, request_fd: int, out: int) -> None:
+    """Write one frame to `out`: ``files`` (path, executable) with their contents as blobs, and ``refused``."""
+    size = os.fstat(request_fd).st_size
+    header, _ = wire.unpack(os.pread(request_fd, size, 0))
+    work = kernel.open_beneath(box, b"work", os.O_RDONLY | os.O_DIRECTORY)
+    files, blobs, refused = gather(work, header["collect"])
+    view = memoryview(wire.pack({"files": files, "refused": refused}, blobs))
+    while view:
+        view = view[os.write(out, view) :]
+    os._exit(0)
+
+
+def gather(work: int, globs: "list[str]") -> "tuple[list[Any], list[bytes], list[str]]":
+    """Read the files below the descriptor `work` that match one of `globs`.
+
+    Returns:
+        (path, executable) of each, their contents, and for those not read the path with the reason.
+    """
+    patterns = [glob.split("/") for glob in globs]
+    files: list[Any] = []
+    blobs: list[bytes] = []
+    refused: list[str] = []
+    budget = MAX_BYTES
+    for path in sorted(_walk(work)):
+        try:
+            name = path.decode()
+        except UnicodeDecodeError:
+            refused.append(f"{path.decode(errors='backslashreplace')}: its name is not UTF-8")
+            continue
+        if not any(matches(name.split("/"), pattern) for pattern in patterns):
+            continue
+        problem = ""
+        content, mode = b"", 0
+        try:
+            # Without O_NONBLOCK, opening a FIFO would wait for its other end.
+            fd = kernel.open_beneath(work, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            try:
+                state = os.fstat(fd)
+                mode = state.st_mode
+                if not stat.S_ISREG(mode):
+                    problem = "not a regular file"
+                elif state.st_size > budget or len(files) >= _MAX_FILES:
+                    problem = "too large" if state.st_size > budget else "too many files"
+                else:
+                    content = _read(fd, state.st_size)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            problem = "not a regular file" if error.errno in _NOT_REGULAR else str(error.strerror)
+        if problem:
+            refused.append(f"{name}: {problem}")
+        else:
+            budget -= len(content)
+            files.append((name, bool(mode & 0o100)))
+            blobs.append(content)
+    if len(refused) > _MAX_REFUSED:
+        refused[_MAX_REFUSED:] = [f"and {len(refused) - _MAX_REFUSED} more"]
+    return files, blobs, refused
+
+
+_NOT_REGULAR = (6, 18, 40)  # ENXIO: a socket or a device; EXDEV and ELOOP: a link
+
+
+def matches(path: "list[str]", pattern: "list[str]") -> bool:
+    """Does a path match a glob, both split at their slashes? ``**`` stands for any number of folders."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return matches(path, pattern[1:]) or (bool(path) and matches(path[1:], pattern))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
+
+
+def _walk(work: int) -> "list[bytes]":
+    """Paths of all that is no folder, breadth first, bounded in number and depth."""
+    found: list[bytes] = []
+    folders = [(b"", 0)]
+    seen = 0
+    for prefix, depth in folders:
+        try:
+            fd = kernel.open_beneath(work, prefix or b".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            names = os.listdir(fd)
+            for text in names:
+                seen += 1
+                if seen > _MAX_ENTRIES:
+                    return found
+                name = os.fsencode(text)
+                path = prefix + b"/" + name if prefix else name
+                mode = os.stat(text, dir_fd=fd, follow_symlinks=False).st_mode
+                if not stat.S_ISDIR(mode):
+                    found.append(path)
+                elif depth < _MAX_DEPTH:
+                    folders.append((path, depth + 1))
+        finally:
+            os.close(fd)
+    return found
+
+
+def _read(fd: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(fd, min(size, 1 << 20))
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
