@@ -36,7 +36,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
 CONCEPTS, INSTRUCTIONS, RESPONSES = STAGES
 SEED = SeedRecord(
     name="clamp",
-    code='def clamp(value, low, high):\n    """Limit value to the range from low to high."""\n    return max(low, min(value, high))',
+    code=(
+        'def clamp(value, low, high):\n    """Limit value to the range from low to high."""\n'
+        "    return max(low, min(value, high))"
+    ),
     docstring="Limit value to the range from low to high.",
     origin="example",
     version="1.0",
