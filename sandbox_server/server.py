@@ -30,6 +30,7 @@ from sandbox_server.wire import SERVICE
 logger = logging.getLogger(__name__)
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
+_FLUSH_S = 0.1  # for the last answers to leave
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -68,7 +69,6 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health_service, reflection.SERVICE_NAME), server)
-    address = _bind(server, config)
     with contextlib.ExitStack() as stack:
         if config.log_runs:
             servicer.listeners.append(log_call)
@@ -76,6 +76,7 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
             servicer.listeners.append(stack.enter_context(exposing(config.metrics_address, servicer.admission)))
         if config.trace_endpoint:
             servicer.listeners.append(stack.enter_context(tracing(config.trace_endpoint)))
+        address = _bind(server, config)
         await server.start()
         try:
             await _self_test(sandbox, info)
@@ -93,8 +94,10 @@ async def _drain(
     await health.enter_graceful_shutdown()
     try:
         await asyncio.sleep(config.drain_pause_s)
-        servicer.drain()
-        await server.stop(config.drain_grace_s)
+        # Not by server.stop(grace), which would also wait for those who watch our health, and they never end.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(servicer.drain(), config.drain_grace_s)
+        await server.stop(_FLUSH_S)
     finally:
         await server.stop(None)  # after a cancelled drain: what is still in flight ends now
     logger.info("stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ import grpc
 from sandbox_server.admission import Admission
 from sandbox_server.cache import VerdictCache
 from sandbox_server.config import ServerConfig
-from sandbox_server.errors import InvalidJob, Overloaded
+from sandbox_server.errors import InvalidJob, Overloaded, Unavailable
 from sandbox_server.jobs import Job, Outcome, SandboxInfo
 from sandbox_server.records import CallRecord, Listener
 from sandbox_server.sandbox import Sandbox
@@ -62,6 +63,9 @@ class SandboxServicer:
         self._streams: dict[Stream, str] = {}
         self._by_certificate = config.tls is not None and config.tls.client_ca is not None
         self._draining = False
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.admission = Admission(self._info.slots, config.queue_size, config.queue_bytes)
         self.listeners: list[Listener] = []
 
@@ -72,7 +76,10 @@ class SandboxServicer:
             raise request
         if request.cancel:
             raise InvalidJob("cancel", "is for ExecuteStream; here, cancel the call")
-        return await self._run(request, self._caller(context), context.time_remaining(), patient=False)
+        if self._draining:
+            raise Unavailable("the server is draining")
+        with self._counted():
+            return await self._run(request, self._caller(context), context.time_remaining(), patient=False)
 
     @errors_to_status
     async def execute_stream(self, _requests: object, context: Context) -> None:
@@ -83,7 +90,7 @@ class SandboxServicer:
             return await self._run(request, caller, remaining_s, patient=True)
 
         stream = Stream(run, context, self._config.stream_window, self._config.queue_bytes // self._config.max_streams)
-        with self._counted(stream, caller.name):
+        with self._counted(), self._registered(stream, caller.name):
             await context.send_initial_metadata(
                 (
                     (WINDOW_KEY, str(self._config.stream_window)),
@@ -97,11 +104,14 @@ class SandboxServicer:
         """Tell what this server is."""
         return self._info_message
 
-    def drain(self) -> None:
-        """Read no more from streams, so that they end."""
+    async def drain(self) -> None:
+        """Take no more, and wait until what was taken is answered."""
         self._draining = True
         for stream in self._streams:
             stream.drain()
+        if self._calls:
+            self._idle.clear()
+        await self._idle.wait()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Describe the methods to a gRPC server.
@@ -183,7 +193,17 @@ class SandboxServicer:
             listener(record)
 
     @contextlib.contextmanager
-    def _counted(self, stream: Stream, client: str) -> Iterator[None]:
+    def _counted(self) -> Iterator[None]:
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    @contextlib.contextmanager
+    def _registered(self, stream: Stream, client: str) -> Iterator[None]:
         if len(self._streams) >= self._config.max_streams:
             raise Overloaded(f"there are {len(self._streams)} streams, as many as may be", retry_after_ms=1000)
         if Counter(self._streams.values())[client] >= self._config.max_streams_per_client:

@@ -186,6 +186,16 @@ async def test_draining_finishes_what_runs_and_refuses_what_comes(tmp_path) -> N
     assert not sandbox.closed  # it is the caller's
 
 
+async def test_who_watches_health_does_not_hold_up_a_drain(tmp_path) -> None:
+    config = ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=3600)
+    server = serving(FakeSandbox(), config)
+    async with grpc.aio.insecure_channel(await server.__aenter__()) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await server.__aexit__(None, None, None)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
 async def test_a_drain_that_is_cancelled_ends_what_runs(tmp_path) -> None:
     sandbox = FakeSandbox(Gate())
     server = serving(sandbox, ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=60))
