@@ -60,9 +60,11 @@ def _too_long(record: SeedRecord) -> str | None:
 
 def _stub(record: SeedRecord) -> str | None:
     body = function_of(record.code).body[1:]  # after the docstring
-    if not body or all(isinstance(node, ast.Pass | ast.Raise | ast.Expr) for node in body):
-        return "has no body"
-    return None
+    does_nothing = all(
+        isinstance(node, ast.Pass | ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in body
+    )
+    return "has no body" if does_nothing else None
 
 
 def _short_docstring(record: SeedRecord) -> str | None:
