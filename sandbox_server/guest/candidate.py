@@ -6,7 +6,9 @@ import random
 import sys
 from typing import Any
 
-from . import judging, wire
+from . import BUILTINS, judging, wire
+
+__builtins__ = BUILTINS
 
 # Bound before the program can replace them in their modules.
 _exit, _getpid, _write, _pack = os._exit, os.getpid, os.write, wire.pack
@@ -49,14 +51,12 @@ def rehearse(times: int) -> None:
     request = {"files": [], "env": {}, "argv": [], "seed": None, "expect_tests": False, "entry_point": "", "nonce": ""}
     code = b"def double(x):\n    '''Twice.'''\n    return [y + y for y in (x,)][0]\n"
     tests = b"def check(candidate):\n    assert candidate(1) == 2\n    assert double(2) in (4,), 'no'\n"
-    modules, main = set(sys.modules), sys.modules["__main__"]
+    modules = dict(sys.modules)
     for _ in range(times):
         header, blobs = wire.unpack(_pack(request, [code, tests]))
         wire.pack(judging.run_program(blobs[0].decode(), blobs[1].decode(), False, ""), [])
-    for name in set(sys.modules) - modules:
-        if name == "solution":
-            del sys.modules[name]
-    sys.modules["__main__"] = main
+    del sys.modules["solution"]
+    sys.modules.update(modules)
     linecache.clearcache()
 
 

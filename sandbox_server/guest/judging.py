@@ -4,6 +4,7 @@ The verdict is not made here: the report holds facts, and the server weighs them
 """
 
 import ast
+import builtins
 import itertools
 import linecache
 import sys
@@ -11,7 +12,10 @@ import traceback
 import types
 from typing import Any
 
+from . import BUILTINS, uncalled
 from .instrument import ENTERED, FAILED, RAN, Assertion, Instrumenter
+
+__builtins__ = BUILTINS
 
 CODE_FILE, TESTS_FILE = "/work/solution.py", "/work/tests.py"
 
@@ -92,11 +96,11 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
 
     ledger = Ledger(judged, instrumenter.assertions)
     entered: set[int] = set()
+    marks = {RAN: ledger.ran, FAILED: ledger.failed, ENTERED: entered.add}
     module = types.ModuleType("__main__")
     namespace = module.__dict__
     namespace["__file__"] = CODE_FILE
-    namespace["__builtins__"] = __builtins__
-    namespace[RAN], namespace[FAILED], namespace[ENTERED] = ledger.ran, ledger.failed, entered.add
+    namespace["__builtins__"] = builtins
     sys.modules["__main__"] = sys.modules["solution"] = module
     remember_source(CODE_FILE, code)
     if tests:
@@ -106,17 +110,19 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
         from .unittests import Watch
 
         watch = Watch(ledger, CODE_FILE if expect_tests else TESTS_FILE)
+    _leave_sys_modules()
 
     report: dict[str, Any] = {"end": "done", "code": 0, "reached": False}
     try:
+        if expect_tests:
+            namespace.update(marks)
         exec(main, namespace)
+        namespace.update(marks)  # not before: the program alone has no use for them
         if after is not None:
             exec(after, namespace)
-        if judged_tree is not None:
-            from . import uncalled
-
-            uncalled.call(judged_tree, namespace, instrumenter.functions, entered, entry_point, code)
-        report["reached"] = True
+        report["reached"] = judged_tree is None or uncalled.call(
+            judged_tree, namespace, instrumenter.functions, entered, entry_point, code
+        )
     except SystemExit as stop:
         report["end"] = "exit"
         if watch is not None and watch.ended_by_its_runner(stop):
@@ -140,12 +146,14 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
 
 def exit_status(stop: SystemExit) -> int:
     """The status that the interpreter would end with; a message goes to stderr as it would."""
-    if stop.code is None:
-        return 0
-    if isinstance(stop.code, int):
-        return stop.code & 0xFF
     try:
-        print(stop.code, file=sys.stderr)
+        code = stop.code
+        if code is None:
+            return 0
+        if isinstance(code, int):
+            exact = int.__int__(code)
+            return exact & 0xFF if -(2**63) <= exact < 2**63 else 255
+        print(code, file=sys.stderr)
     except BaseException:
         pass
     return 1
@@ -154,19 +162,19 @@ def exit_status(stop: SystemExit) -> int:
 def describe(error: BaseException, frames: "types.TracebackType | None") -> dict[str, Any]:
     """Type, message, line and traceback of an exception, each bounded."""
     line = 0
-    if isinstance(error, SyntaxError) and frames is None:
-        line = error.lineno or 0
+    if isinstance(error, SyntaxError) and frames is None and type(error.lineno) is int:
+        line = max(error.lineno, 0)
     walk = frames
     while walk is not None:
         if walk.tb_frame.f_code.co_filename in (CODE_FILE, TESTS_FILE):
             line = walk.tb_lineno
         walk = walk.tb_next
     try:
-        message = str(error)[:_MESSAGE]
+        message = _exact(str(error), _MESSAGE)
     except BaseException:
         message = "<its __str__ failed>"
     return {
-        "type": type(error).__name__[:200],
+        "type": class_name(error),
         "message": message,
         "line": line,
         "traceback": _format(error, frames)[-_TRACEBACK:],
@@ -176,20 +184,33 @@ def describe(error: BaseException, frames: "types.TracebackType | None") -> dict
 def shorten(value: Any) -> str:
     """repr(), bounded, whatever the value does."""
     try:
-        text = repr(value)
+        text = _exact(repr(value))
     except BaseException as error:
-        return f"<repr() raised {type(error).__name__}>"
+        return f"<repr() raised {class_name(error)}>"
     if len(text) > _SIDE:
         half = (_SIDE - 5) // 2
         text = f"{text[:half]} ... {text[-half:]}"
     return text
 
 
+_name_of = type.__dict__["__name__"].__get__  # a metaclass may have a __name__ of its own
+
+
+def class_name(value: object) -> str:
+    """The name of a value's class, bounded, whatever the class says of itself."""
+    return _exact(_name_of(type(value)), 200)
+
+
+def _exact(text: str, most: "int | None" = None) -> str:
+    """The characters of a string that may be an instance of a program's own subclass of str."""
+    return str.__getitem__(text, slice(0, most))
+
+
 def _format(error: BaseException, frames: "types.TracebackType | None") -> str:
     try:
         return "".join(traceback.TracebackException(type(error), error, frames, compact=True).format())
     except BaseException:
-        return f"{type(error).__name__}: <its traceback cannot be formatted>\n"
+        return f"{class_name(error)}: <its traceback cannot be formatted>\n"
 
 
 def print_error(error: BaseException, frames: "types.TracebackType | None" = None) -> None:
@@ -227,6 +248,13 @@ def _segment(source: str, where: Assertion) -> str:
     if len(lines) == 1:
         return lines[0].encode()[where.column : where.end_column].decode(errors="replace")[:_SIDE]
     return "\n".join(line.strip() for line in lines)[:_SIDE]
+
+
+def _leave_sys_modules() -> None:
+    """Be nowhere that a program finds by a name; modules that are still needed are all imported by now."""
+    package = __package__ or ""
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]
 
 
 def remember_source(name: str, source: str) -> None:

@@ -1,9 +1,16 @@
 """Call the tests that a module only defines: test functions, test classes, unittest.TestCase, check(candidate)."""
 
 import ast
-import inspect
 import sys
+from ast import AsyncFunctionDef, ClassDef, FunctionDef
+from types import CoroutineType
 from typing import Any
+
+from . import BUILTINS
+
+__builtins__ = BUILTINS
+
+_ONLY_PARSE = ast.PyCF_ONLY_AST
 
 
 def call(
@@ -13,7 +20,7 @@ def call(
     entered: set[int],
     entry_point: str,
     code: str,
-) -> None:
+) -> bool:
     """Call, in the order of their definition, what the tests define and nothing has called.
 
     Args:
@@ -23,45 +30,57 @@ def call(
         entered: indexes of those that were entered.
         entry_point: name of the function under test, or empty.
         code: the program's text, searched for the function under test when `entry_point` is empty.
+
+    Returns:
+        Every test that was called was entered: nothing that the program left behind has swallowed one.
     """
     called = {functions[index] for index in entered}
+    wanted: list[str] = []
     cases: list[type] = []
+    skipped = 0
     for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(statement, FunctionDef | AsyncFunctionDef):
             name = statement.name
             if name in called:
                 continue
             if name.startswith("test") and not _needs_arguments(statement):
+                wanted.append(name)
                 _finish(namespace[name]())
             elif name == "check" and len(statement.args.args) == 1:
+                wanted.append(name)
                 _finish(namespace[name](_under_test(namespace, entry_point, code)))
-        elif isinstance(statement, ast.ClassDef):
+        elif isinstance(statement, ClassDef):
             prefix = statement.name + "."
             methods = [name for name in functions if name.startswith(prefix + "test") and name.count(".") == 1]
             if not methods or any(name in called for name in methods):
                 continue
             kind = namespace.get(statement.name)
             if _is_test_case(kind):
+                wanted += methods
                 cases.append(kind)  # type: ignore[arg-type]
             elif isinstance(kind, type) and statement.name.startswith("Test") and kind.__init__ is object.__init__:
+                wanted += methods
                 _run_class(kind, [name.removeprefix(prefix) for name in methods])
     if cases:
         import unittest
 
         suite = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromTestCase, cases))
-        unittest.TextTestRunner(sys.stderr).run(suite)
+        skipped = len(unittest.TextTestRunner(sys.stderr).run(suite).skipped)
+    called = {functions[index] for index in entered}
+    return len([name for name in wanted if name not in called]) <= skipped
 
 
 def _under_test(namespace: dict[str, Any], entry_point: str, code: str) -> Any:
     if entry_point:
         return namespace[entry_point]
-    defined = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    tree: Any = compile(code, "<program>", "exec", _ONLY_PARSE, dont_inherit=True)
+    defined = [node.name for node in tree.body if isinstance(node, FunctionDef | AsyncFunctionDef)]
     if not defined:
         raise NameError("check(candidate) needs a function, and the program defines none")
     return namespace[defined[-1]]
 
 
-def _needs_arguments(function: "ast.FunctionDef | ast.AsyncFunctionDef") -> bool:
+def _needs_arguments(function: "FunctionDef | AsyncFunctionDef") -> bool:
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)
     return positional > len(arguments.defaults) or None in arguments.kw_defaults
@@ -82,7 +101,7 @@ def _is_test_case(kind: Any) -> bool:
 
 
 def _finish(result: Any) -> None:
-    if inspect.iscoroutine(result):
+    if isinstance(result, CoroutineType):
         import asyncio
 
         asyncio.run(result)
