@@ -54,6 +54,11 @@ class BlockingSandbox:
         self._loop = loop
         self._remote = remote
 
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return self._remote.address
+
     def run(self, job: Job) -> Outcome:
         """Run one job; see `RemoteSandbox.run`. An interrupt (Ctrl-C) kills the run."""
         return _wait(self._loop, self._remote.run(job))

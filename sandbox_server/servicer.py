@@ -74,8 +74,9 @@ class SandboxServicer:
         """Run one program. gRPC cancels this when the caller goes away or its deadline passes; that kills the run."""
         if isinstance(request, InvalidJob):
             raise request
-        if request.cancel:
-            raise InvalidJob("cancel", "is for ExecuteStream; here, cancel the call")
+        for field in ("cancel", "timeout_ms"):
+            if getattr(request, field):
+                raise InvalidJob(field, "is for ExecuteStream; here, cancel the call or set its deadline")
         if self._draining:
             raise Unavailable("the server is draining")
         with self._counted():
