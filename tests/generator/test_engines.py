@@ -30,6 +30,7 @@ from generator.engines.factory import open_engine
 from generator.engines.openai import OpenAIEngine, Retry
 from generator.engines.recorded import RecordedEngine, Recording, RecordingEngine, completion_key, recording_path
 from generator.recipe import ModelSettings
+from tests.generator.tiny_gguf import serve_tiny_model
 
 QUICK = Retry(tries=3, first_wait_s=0.001, longest_wait_s=0.05)
 SAMPLING = Sampling(temperature=0.7, max_tokens=16, top_p=0.9, stop=("\n##",), seed=7)
@@ -241,6 +242,47 @@ def test_waits_double_up_to_the_longest_and_the_servers_wish_counts() -> None:
         assert most / 2 <= retry.wait_s(failures, None) <= most
     assert retry.wait_s(1, 3.5) == 3.5
     assert retry.wait_s(1, 900.0) == 10.0
+
+
+# a real server: llama.cpp with a model of a few thousand weights
+
+
+@pytest.fixture(scope="module")
+def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelSettings]:
+    with serve_tiny_model(tmp_path_factory.mktemp("llama")) as url:
+        yield ModelSettings(name="tiny", base_url=url, api_key_env="")
+
+
+@pytest.mark.parametrize("request_", [CHAT, TEXT], ids=["chat", "completion"])
+async def test_a_real_server_answers_many_requests(llama_server: ModelSettings, request_: CompletionRequest) -> None:
+    engine = open_engine(llama_server)
+    requests = [
+        replace(request_, id=str(seed), sampling=Sampling(1.0, max_tokens=12, seed=seed, stop=("zz",)))
+        for seed in range(12)
+    ]
+    answers = await asyncio.gather(*map(engine.complete, requests))
+    await engine.close()
+    assert {answer.finish_reason for answer in answers} <= {"stop", "length"}
+    assert len({answer.text for answer in answers}) == 12
+    for answer in answers:
+        assert answer.prompt_tokens
+        assert answer.completion_tokens is not None
+        assert answer.completion_tokens <= 12
+
+
+async def test_a_real_server_honours_the_seed(llama_server: ModelSettings) -> None:
+    engine = open_engine(llama_server)
+    request = replace(TEXT, sampling=Sampling(1.0, max_tokens=12, seed=5))
+    first, second = [await engine.complete(request) for _ in range(2)]
+    await engine.close()
+    assert first.text == second.text
+
+
+async def test_a_real_server_refuses_a_prompt_that_does_not_fit(llama_server: ModelSettings) -> None:
+    engine = open_engine(llama_server)
+    with pytest.raises(RequestFailed, match=r"HTTP 400: .*context"):
+        await engine.complete(replace(TEXT, prompt=Prompt(text="x y " * 3000)))
+    await engine.close()
 
 
 class Counting:
