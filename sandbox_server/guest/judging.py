@@ -15,7 +15,7 @@ from typing import Any
 from . import BUILTINS, uncalled
 from .instrument import ENTERED, FAILED, RAN, Assertion, Instrumenter
 
-__builtins__ = BUILTINS
+__builtins__ = BUILTINS  # type: ignore[assignment]
 
 CODE_FILE, TESTS_FILE = "/work/solution.py", "/work/tests.py"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import BUILTINS
 
-__builtins__ = BUILTINS
+__builtins__ = BUILTINS  # type: ignore[assignment]
 
 _ONLY_PARSE = ast.PyCF_ONLY_AST
 

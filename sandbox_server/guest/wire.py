@@ -12,7 +12,7 @@ from typing import Any
 
 from . import BUILTINS
 
-__builtins__ = BUILTINS
+__builtins__ = BUILTINS  # type: ignore[assignment]
 
 # json.dumps is Python, and a program can replace its parts, which would then see and change the report: this is C.
 _encode = c_make_encoder(None, None, encode_basestring_ascii, None, ":", ",", False, False, False)
