@@ -59,14 +59,9 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
         Diverged,
     )
     try:
-        result = train(recipe, settings, url=url or recipe.database.url, dataset=dataset, output=output, say=click.echo)
+        train(recipe, settings, url=url or recipe.database.url, dataset=dataset, output=output, say=click.echo)
     except expected as error:
         raise click.ClickException(str(error)) from None
-    metrics = result.metrics
-    click.echo(
-        f"{metrics['steps']:,} steps, loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f}, "
-        f"{metrics['tokens_per_second'] or 0:,.0f} tokens/s; model in {result.output}"
-    )
 
 
 @click.command("respond")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ def train(
         ModelUnfit, TokenizerUnfit: of the model.
         OutOfMemory, Diverged: of the run; its row says failed, the same call goes on from the last checkpoint.
     """
-    main = PartialState().is_main_process
+    main = _processes().is_main_process
     if not main:
         say = _silent
     database = open_database(url)
@@ -109,7 +110,10 @@ def train(
                 if done is not None:
                     finish_training(session, key, status="finished", metrics=done)
         if done is not None:
-            say("trained before, nothing to do")
+            if main:
+                with database.reading() as session:
+                    write_card(session, key, path)  # it may have been scored since
+            say(f"trained before, nothing to do: {summary(done)}")
             return TrainResult(key, path, done, trained_now=False)
         with _recorded(database, key, main):
             source = PairSource(url, snapshot.id, snapshot.size)
@@ -123,9 +127,23 @@ def train(
             with database.reading() as session:
                 write_card(session, key, path)
             folder.finish({"dataset_id": snapshot.id, **parameters}, metrics)
+        say(f"{summary(metrics)}; model in {path}")
         return TrainResult(key, path, metrics, trained_now=True)
     finally:
         database.close()
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """A run in a line."""
+    speed = f", {metrics['tokens_per_second']:,.0f} tokens/s" if metrics["tokens_per_second"] else ""
+    return f"{metrics['steps']:,} steps, loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f}{speed}"
+
+
+def _processes() -> PartialState:
+    """Meet the other processes that `accelerate launch` or torchrun started; accelerate must be told of a CPU."""
+    if "WORLD_SIZE" in os.environ and not torch.cuda.is_available():
+        return PartialState(cpu=True)
+    return PartialState()
 
 
 def _silent(line: str) -> None:
@@ -300,6 +318,7 @@ def training_arguments(settings: TrainSettings, steps: int, output: Path) -> Tra
         logging_nan_inf_filter=False,
         save_strategy="no",
         save_total_limit=settings.keep_checkpoints or None,
+        use_cpu=PartialState().device.type == "cpu",
         report_to=trackers(settings.report_to),
         disable_tqdm=True,
         log_level="error",
