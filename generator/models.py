@@ -9,6 +9,8 @@ has the same key everywhere and is done once. Keys are 32 hexadecimal digits, ma
       |                                      |
     pipeline_seeds -> pipelines          dataset_items -> datasets <- trainings <- evaluations -> evaluation_samples
 
+    leases -> workers
+
 `pipelines` says which recipe every stage of a named pipeline has now. Rows of other recipes stay: going back is free.
 """
 
@@ -239,6 +241,29 @@ class DatasetItem(Base):
     response_id: Mapped[str] = mapped_column(ForeignKey("responses.id"), index=True)
     instruction: Mapped[str] = mapped_column(Text)
     response: Mapped[str] = mapped_column(Text)
+
+
+class Worker(Base):
+    """A build that is at work. Past `expires_at_s` it is taken for dead, and its leases count no more."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(Key, primary_key=True)
+    host: Mapped[str] = mapped_column(Text)
+    """What tells process ids apart: the machine's boot and the pid namespace."""
+    pid: Mapped[int]
+    process_start: Mapped[str] = mapped_column(Text)
+    """When the process began, in the kernel's own words: a pid can be used again."""
+    started_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+    expires_at_s: Mapped[float]
+    """Seconds since the epoch."""
+
+
+class Lease(Base):
+    """A row that one worker is making, by its future key; gone as soon as the row is stored."""
+
+    __tablename__ = "leases"
+    key: Mapped[str] = mapped_column(Key, primary_key=True)
+    worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id", ondelete="CASCADE"), index=True)
 
 
 class Training(Base):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -22,6 +22,7 @@ from generator.concurrency import for_each
 from generator.engines import CompletionRequest, Engine, RequestFailed
 from generator.engines.factory import open_engine
 from generator.keys import key_of
+from generator.leases import Leases
 from generator.progress import Progress
 from generator.recipe import Recipe, SandboxSettings
 from generator.records import (
@@ -34,7 +35,7 @@ from generator.records import (
 from generator.seeds import SEED_FILTERS, gather, judge
 from generator.select import Snapshot, select
 from generator.stages import STAGES, ParseError, Stage, index_key, properties
-from generator.store import Database, batched, ensure_recipe, insert_new, storable
+from generator.store import Database, batched, ensure_recipe, insert_new, storable, take_turns
 from generator.work import Chain, Draw, Program
 from generator.writer import Writer
 from sandbox_server.client import ClientConfig, connect
@@ -47,6 +48,9 @@ REFUSED = "REFUSED"
 """In `executions.verdict`: the sandbox would not take the program. Its own trouble is never stored."""
 
 _FAILED = "failed"
+_LOOK_AGAIN_S = 0.5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,11 +163,12 @@ async def build(
     async with _sandbox(recipe.sandbox, sandbox) as (runner, info):
         executions = _execution_cause(recipe.sandbox, info)
         _declare_executions(database, pipeline, executions)
-        async with _LazyEngine(recipe, engine) as model:
-            for stage in STAGES:
-                await _generate(pipeline, stage, model, database, progress, report)
-        concurrency = recipe.sandbox.concurrency or 2 * info.slots
-        await _execute(pipeline, executions, runner, concurrency, database, progress, report)
+        async with Leases(database) as leases, Writer(database) as writer:
+            line = _Line(pipeline, database, leases, writer, progress, report)
+            async with _LazyEngine(recipe, engine) as model:
+                for stage in STAGES:
+                    await line.generate(stage, model)
+            await line.execute(executions, runner, recipe.sandbox.concurrency or 2 * info.slots)
     progress.begin("selection", None)
     report.snapshot = await asyncio.to_thread(
         select, database, pipeline.chain, executions.id, pipeline.selection(executions), pipeline.dataset
@@ -175,6 +180,7 @@ async def build(
 def declare(database: Database, pipeline: Pipeline) -> None:
     """Store what the pipeline means now, as far as it is known before anything runs."""
     with database.writing() as session:
+        take_turns(session, f"pipeline {pipeline.name}")
         for cause in (pipeline.seeds, pipeline.seed_filters, *pipeline.stages.values()):
             ensure_recipe(session, cause.stage, cause.parameters)
         row = session.get(models.Pipeline, pipeline.name) or models.Pipeline(name=pipeline.name)
@@ -224,6 +230,7 @@ def gather_seeds(database: Database, pipeline: Pipeline, progress: Progress) -> 
     if not found:
         raise SettingsError("[seeds]: the source holds no function with a docstring; see `path` and `packages`")
     with database.writing() as session:  # the list changes as a whole, and only now counts as gathered
+        take_turns(session, f"seeds of {pipeline.name}")
         session.execute(sa.delete(models.PipelineSeed).where(models.PipelineSeed.pipeline == pipeline.name))
         for ids in batched(dict.fromkeys(found)):
             rows = [{"pipeline": pipeline.name, "seed_id": id, "chosen": False} for id in ids]
@@ -254,6 +261,7 @@ def choose_seeds(database: Database, pipeline: Pipeline) -> int:
     wanted = member.seed_id.in_(sa.select(kept.subquery().c.seed_id))
     mine = member.pipeline == pipeline.name
     with database.writing() as session:
+        take_turns(session, f"seeds of {pipeline.name}")
         session.execute(sa.update(member).where(mine, member.chosen, ~wanted).values(chosen=False))
         session.execute(sa.update(member).where(mine, ~member.chosen, wanted).values(chosen=True))
         chosen = sa.select(sa.func.count()).select_from(member).where(mine, member.chosen)
@@ -327,23 +335,34 @@ class _LazyEngine:
             await self._opened.close()
 
 
-async def _generate(
-    pipeline: Pipeline, stage: Stage, model: _LazyEngine, database: Database, progress: Progress, report: Report
-) -> None:
-    counted = await asyncio.to_thread(work.count, database, pipeline.chain, stage.name)
-    missing = counted.parents * pipeline.chain.samples[stage.name] - counted.rows
-    if not missing:
-        return
-    engine, recipe = model.engine, pipeline.recipe
-    recipe_id = pipeline.chain.recipes[stage.name]
-    level = work.LEVELS[stage.name]
-    unread = 0
+@dataclass(frozen=True)
+class _Line:
+    """What every stage of a build needs."""
 
-    async with Writer(database) as writer:
+    pipeline: Pipeline
+    database: Database
+    leases: Leases
+    writer: Writer
+    progress: Progress
+    report: Report
+
+    async def generate(self, stage: Stage, model: _LazyEngine) -> None:
+        """Draw the completions that a generation stage lacks."""
+        pipeline, recipe, report = self.pipeline, self.pipeline.recipe, self.report
+        recipe_id = pipeline.chain.recipes[stage.name]
+        level = work.LEVELS[stage.name]
+        unread = 0
+
+        def missing() -> int:
+            counted = work.count(self.database, pipeline.chain, stage.name)
+            return counted.parents * pipeline.chain.samples[stage.name] - counted.rows
+
+        def keyed(draw: Draw) -> str:
+            return row_key(stage.name, recipe_id, draw)
 
         async def draw(item: Draw) -> None:
             nonlocal unread
-            key = row_key(stage.name, recipe_id, item)
+            key = keyed(item)
             request = stage.request(
                 item.parent,
                 id=key,
@@ -353,7 +372,7 @@ async def _generate(
                 mode=recipe.model.mode,
             )
             report.drawn[stage.name] += 1
-            row = await _complete(engine, stage, request)
+            row = await _complete(model.engine, stage, request)
             if stage.name == "instructions":
                 row |= dataclasses.asdict(properties(recipe.seed, index_key(item.parent)))
             row |= {
@@ -364,13 +383,83 @@ async def _generate(
             }
             report.failed += row["finish_reason"] == _FAILED
             unread += row["error"] is not None
-            await writer.insert(level.table, row)
-            progress.advance(stage.name)
+            await self.writer.insert(level.table, row)
+            self.progress.advance(stage.name)
 
-        progress.begin(stage.name, missing)
-        pages = work.pending_draws(database, pipeline.chain, stage.name)
-        await for_each(pages, draw, min(recipe.model.concurrency, missing))
-    progress.end(stage.name, f"{missing} drawn, {missing - unread} usable")
+        def pages() -> Iterator[list[Draw]]:
+            for page in work.pending_draws(self.database, pipeline.chain, stage.name):
+                mine = self.leases.claim(level.table, [keyed(item) for item in page])
+                yield [item for item in page if keyed(item) in mine]
+
+        if await self._work_off(stage.name, missing, pages, draw, recipe.model.concurrency):
+            drawn = report.drawn[stage.name]
+            self.progress.end(stage.name, f"{drawn} drawn, {drawn - unread} usable")
+
+    async def execute(self, executions: Cause, sandbox: Sandbox, concurrency: int) -> None:
+        """Run the programs that have not been run."""
+        pipeline, report, settings = self.pipeline, self.report, self.pipeline.recipe.sandbox
+        passed = 0
+
+        def missing() -> int:
+            wanted, done = work.count_programs(self.database, pipeline.chain, executions.id)
+            return wanted - done
+
+        def keyed(program: Program) -> str:
+            return key_of("execution", program.key, executions.id)
+
+        async def run(program: Program) -> None:
+            nonlocal passed
+            key = keyed(program)
+            job = Job(
+                code=program.code,
+                tests=program.tests,
+                request_id=key,
+                runtime=settings.runtime,
+                limits=settings.limits,
+            )
+            report.programs_run += 1
+            row = await _run(sandbox, job, executions.parameters["fingerprint"])
+            passed += row["verdict"] == "PASSED"
+            row |= {"id": key, "program_key": program.key, "recipe_id": executions.id}
+            await self.writer.insert(models.Execution, row)
+            self.progress.advance("executions")
+
+        def pages() -> Iterator[list[Program]]:
+            for page in work.pending_programs(self.database, pipeline.chain, executions.id):
+                mine = self.leases.claim(models.Execution, [keyed(program) for program in page])
+                yield [program for program in page if keyed(program) in mine]
+
+        if await self._work_off("executions", missing, pages, run, concurrency):
+            self.progress.end("executions", f"{report.programs_run} run, {passed} passed")
+
+    async def _work_off(
+        self,
+        stage: str,
+        missing: Callable[[], int],
+        pages: Callable[[], Iterator[list[T]]],
+        do: Callable[[T], Awaitable[None]],
+        concurrency: int,
+    ) -> bool:
+        """Do what is missing, and wait for what other workers have claimed.
+
+        Returns:
+            Whether anything was missing.
+        """
+        count = await asyncio.to_thread(missing)
+        if not count:
+            return False
+        self.progress.begin(stage, count)
+        told = False
+        while True:
+            await for_each(pages(), do, min(concurrency, count))
+            count = await asyncio.to_thread(missing)
+            if not count:
+                return True
+            if not told:
+                self.progress.say(f"{stage}: {count} are being made by other builds on this database; waiting for them")
+                told = True
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.to_thread(self.leases.clear_dead)
 
 
 async def _complete(engine: Engine, stage: Stage, request: CompletionRequest) -> dict[str, Any]:
@@ -464,56 +553,6 @@ def _declare_executions(database: Database, pipeline: Pipeline, executions: Caus
     with database.writing() as session:
         ensure_recipe(session, executions.stage, executions.parameters)
         session.get_one(models.Pipeline, pipeline.name).executions_recipe_id = executions.id
-
-
-async def _execute(
-    pipeline: Pipeline,
-    executions: Cause,
-    sandbox: Sandbox,
-    concurrency: int,
-    database: Database,
-    progress: Progress,
-    report: Report,
-) -> None:
-    wanted, done = await asyncio.to_thread(work.count_programs, database, pipeline.chain, executions.id)
-    if wanted == done:
-        return
-    settings = pipeline.recipe.sandbox
-    in_flight: set[str] = set()
-    passed = 0
-
-    def pages() -> Iterator[list[Program]]:
-        listed = work.pending_programs(database, pipeline.chain, executions.id)
-        while True:
-            busy = set(in_flight)  # before the query: what is stored between it and here would not be left out
-            page = next(listed, None)
-            if page is None:
-                return
-            yield [program for program in page if program.key not in busy]
-
-    async with Writer(database) as writer:
-
-        async def run(program: Program) -> None:
-            nonlocal passed
-            in_flight.add(program.key)
-            job = Job(
-                code=program.code,
-                tests=program.tests,
-                request_id=key_of("execution", program.key, executions.id),
-                runtime=settings.runtime,
-                limits=settings.limits,
-            )
-            report.programs_run += 1
-            row = await _run(sandbox, job, executions.parameters["fingerprint"])
-            passed += row["verdict"] == "PASSED"
-            row |= {"id": job.request_id, "program_key": program.key, "recipe_id": executions.id}
-            await writer.insert(models.Execution, row)
-            in_flight.discard(program.key)
-            progress.advance("executions")
-
-        progress.begin("executions", wanted - done)
-        await for_each(pages(), run, min(concurrency, wanted - done))
-    progress.end("executions", f"{wanted - done} run, {passed} passed")
 
 
 async def _run(sandbox: Sandbox, job: Job, fingerprint: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from generator.models import (
     Response,
     utc_now,
 )
-from generator.store import BATCH_ROWS, Database, batched, ensure_recipe, insert_new
+from generator.store import BATCH_ROWS, Database, batched, ensure_recipe, insert_new, take_turns
 from generator.work import Chain, rows_of
 
 
@@ -62,6 +62,7 @@ def select(database: Database, chain: Chain, executions: str, selection: Cause, 
         The newest snapshot, which is a new one only if its content is.
     """
     with database.writing() as session:
+        take_turns(session, f"selection of {dataset}")
         ensure_recipe(session, selection.stage, selection.parameters)
         session.execute(
             sa.update(Pipeline).where(Pipeline.name == chain.pipeline).values(selection_recipe_id=selection.id)

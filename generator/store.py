@@ -214,18 +214,26 @@ def insert_new(session: Session, model: type[models.Base], rows: Sequence[Mappin
     """
     if not rows:
         return 0
-    table = model.__table__
-    assert isinstance(table, sa.Table)
+    result = session.connection().execute(insert_ignoring(session, model), list(rows))
+    return max(result.rowcount, 0)
+
+
+def insert_ignoring(session: Session, model: type[models.Base]) -> Any:
+    """An INSERT that leaves out rows whose key is there already."""
     if session.get_bind().dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-        statement: Any = sqlite_insert(table).on_conflict_do_nothing()
-    else:
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+        return sqlite_insert(model).on_conflict_do_nothing()
+    from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-        statement = postgresql_insert(table).on_conflict_do_nothing()
-    result = session.connection().execute(statement, list(rows))
-    return max(result.rowcount, 0)
+    return postgresql_insert(model).on_conflict_do_nothing()
+
+
+def take_turns(session: Session, what: str) -> None:
+    """Let one writing session at a time go on from here, until it ends; SQLite has only one anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        number = int(key_of("turn", what), 16) % 2**63
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
 def batched(items: Iterable[T], size: int = BATCH_ROWS) -> Iterator[list[T]]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from generator.leases import release
 from generator.models import Base
 from generator.store import Database, insert_new
 
 
 class Writer:
-    """Inserts rows in groups: while one commit runs, the rows that arrive wait for the next.
+    """Inserts rows in groups, and ends their leases: while one commit runs, the rows that arrive wait for the next.
 
     `insert` returns when the row is durable. A task that stores each row before it starts the next one therefore leaves
     at most one unfinished row when the process is killed, and the group is as large as there are tasks.
@@ -79,3 +80,4 @@ class Writer:
         with self._database.writing() as session:
             for model, batch in rows.items():
                 insert_new(session, model, batch)
+                release(session, [row["id"] for row in batch])
