@@ -21,6 +21,7 @@ record: setup-demo  ## remake the recorded completions that are missing after a 
 test: setup-test  ## format, lint, types, imports and every test
 	@$(MAKE) --no-print-directory lint types imports
 	$(BIN)/pytest
+	scripts/test_pythons.sh
 
 check: setup-test lint types imports  ## the same without the slow tests: under three minutes
 	$(BIN)/pytest -q -m "not slow"

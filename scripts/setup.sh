@@ -65,7 +65,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 extras=train
-[ "$profile" = test ] && extras=train,dev
+[ "$profile" = test ] && extras=train,dev,train-dev
 say "Python packages ($extras); the first time takes a minute or two"
 run "${pip[@]}" install -q -c constraints.txt -e ".[$extras]"
 # Both import and run on 3.11; only their metadata asks for 3.12.
