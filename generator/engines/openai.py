@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from generator.engines import Completion, CompletionRequest, EngineUnavailable, RequestFailed
+from generator.engines.pace import Pace
 from generator.recipe import ModelSettings
 
 # The server is busy or being restarted, for everybody: the build stops when it stays so.
@@ -50,6 +51,8 @@ class _Failed(Exception):
 class OpenAIEngine:
     """A client of the completions and chat completions endpoints.
 
+    At most `concurrency` requests are in flight, and fewer for as long as the server says that these are too many.
+
     Args:
         model: `base_url`, `name` and `api_key_env` are used here.
         retry: how transient failures are waited out.
@@ -61,6 +64,7 @@ class OpenAIEngine:
         self._model = model
         self._retry = retry
         self._answered = False
+        self._pace = Pace(model.concurrency)
         try:
             self._client = httpx.AsyncClient(
                 base_url=model.base_url,
@@ -82,7 +86,15 @@ class OpenAIEngine:
         failures = 0
         while True:
             try:
-                return await self._try(request)
+                async with self._pace.turn() as turn:
+                    try:
+                        completion = await self._try(request)
+                    except _Failed as failed:
+                        if failed.everybody:
+                            turn.complained()
+                        raise
+                    turn.answered()
+                    return completion
             except _Failed as failed:
                 failures += 1
                 if failures >= self._retry.tries:
