@@ -49,6 +49,7 @@ def serve(config_path: Path | None, address: str | None, overrides: tuple[str, .
         flags = (*overrides, f"address={address}") if address else overrides
         config = load(config_path, overrides=flags)
         logs.configure(config.log_level, config.log_format)
+        _raise_descriptor_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
 
@@ -175,6 +176,14 @@ def _die_with(parent_pid: int) -> None:
         raise click.ClickException(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent_pid:  # it died before the call above
         raise click.ClickException(f"the parent process, {parent_pid}, is gone")
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections and pipes as the system lets this process have; the usual soft limit is 1024."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +38,10 @@ from sandbox_server.wire import (
 
 _LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:%5B::1%5D")
 _MAX_CLIENT_CHARACTERS = 64
+# Nothing is wrong with the job, nor for good with the host: try again, or elsewhere.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, errno.EDQUOT})
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,11 @@ class SandboxServicer:
             outcome = await self._sandbox.run(job)
             run_s = call.run_s = time.monotonic() - started_s
             return outcome
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            logger.warning("the host is out of something: %s", error)
+            raise Unavailable(f"the sandbox's host: {os.strerror(error.errno)}") from error
         finally:
             self.admission.leave(size, run_s)
 

@@ -14,6 +14,7 @@ import grpc
 from sandbox_server.errors import (
     Broken,
     DeadlineExceeded,
+    HostUnfit,
     InvalidJob,
     Overloaded,
     SandboxError,
@@ -35,6 +36,7 @@ STATUS_OF: dict[type[SandboxError], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HostUnfit: grpc.StatusCode.UNAVAILABLE,  # after start-up: another server's host may do
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 _ERROR_OF: dict[grpc.StatusCode, type[SandboxError]] = {code: error for error, code in STATUS_OF.items()}

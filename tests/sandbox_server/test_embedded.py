@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_server import errors
-from sandbox_server.client import connect
+from sandbox_server.client import ClientConfig, connect
 from sandbox_server.embedded import embedded_sandbox
 from sandbox_server.jobs import Job, Verdict
 
@@ -41,6 +44,13 @@ def children_of(pid: int) -> list[int]:
     for child in found:
         found.extend(tree.get(child, ()))
     return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 def wait_until(condition, seconds: float = 20) -> bool:
@@ -92,9 +102,32 @@ async def test_a_server_of_another_is_not_disturbed_by_settings_in_the_environme
         assert (await sandbox.info()).slots == 1
 
 
+async def test_a_server_without_descriptors_says_unavailable_and_recovers() -> None:
+    job = Job(code="x = 1", tests="assert x == 1")
+    before = set(children_of(os.getpid()))
+    async with connect("embedded", ClientConfig(retry_for_s=0)) as sandbox:
+        assert (await sandbox.run(job)).verdict is Verdict.PASSED
+        (pid,) = [pid for pid in set(children_of(os.getpid())) - before if "sandbox_server" in command_of(pid)]
+        used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+        normal = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, normal[1]))
+        with contextlib.ExitStack() as stack:
+            for _ in range(50):
+                one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                one.connect(sandbox.address.removeprefix("unix:"))
+            with pytest.raises(errors.Unavailable):
+                await sandbox.run(job)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, normal)
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(errors.Unavailable):
+                    assert (await sandbox.run(job)).verdict is Verdict.PASSED
+                    break
+
+
 PARENT = """
 import asyncio
-from sandbox_server.client import connect
+from sandbox_server.client import ClientConfig, connect
 from sandbox_server.jobs import Job
 async def main():
     async with connect("embedded") as sandbox:
