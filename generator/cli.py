@@ -129,6 +129,35 @@ def build(recipe_path: str, url: str, retry_failed: bool, as_json: bool, **model
 
 
 @click.command()
+@_where
+@_model
+@click.option("-n", "count", type=click.IntRange(1, 100), default=3, show_default=True, help="How many seeds.")
+@click.option("--prompts", "whole_prompts", is_flag=True, help="Show whole prompts, worked examples included.")
+@_json
+def preview(recipe_path: str, url: str, count: int, whole_prompts: bool, as_json: bool, **model: str | None) -> None:
+    """Take a few seeds through every stage and show prompts, answers, tests and verdicts.
+
+    The rows are kept: the build does not draw them again.
+    """
+    import asyncio
+
+    with _user_errors(go_on=True):
+        from generator.preview import preview as look
+        from generator.progress import Silent, to_stream
+
+        recipe = _with_model(_recipe(recipe_path), **model)
+        with _database(url or recipe.database.url, create=True) as database:
+            with contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr) as progress:
+                stories = asyncio.run(look(recipe, database, progress, count))
+    if as_json:
+        _print_json(stories)
+        return
+    from generator.render import render
+
+    render(stories, whole_prompts=whole_prompts)
+
+
+@click.command()
 @click.option(
     "--recipe", "recipe_path", metavar="FILE", help=f"Only this recipe's pipeline.  [database: {DEFAULT_RECIPE}'s]"
 )
@@ -260,7 +289,7 @@ def query(sql: str, recipe_path: str, url: str, as_json: bool) -> None:
     _print_table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
-COMMANDS: tuple[click.Command, ...] = (seeds, plan, build, status, show, export, db)
+COMMANDS: tuple[click.Command, ...] = (seeds, plan, preview, build, status, show, export, db)
 
 
 def _recipe(path: str) -> Recipe:

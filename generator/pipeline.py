@@ -137,6 +137,7 @@ async def build(
     *,
     engine: Engine | None = None,
     sandbox: Sandbox | None = None,
+    freeze: bool = True,
 ) -> Report:
     """Make everything that the recipe asks for and the database does not have.
 
@@ -146,6 +147,7 @@ async def build(
         progress: told how far it is.
         engine: used instead of the recipe's, and left open.
         sandbox: used instead of the recipe's, and left open.
+        freeze: whether to select pairs and freeze them as a snapshot.
 
     Raises:
         EngineUnavailable: the model cannot be had; what is finished is stored.
@@ -156,7 +158,7 @@ async def build(
     pipeline = Pipeline(recipe)
     report = Report(pipeline.name)
     declare(database, pipeline)
-    if not _are_seeds_gathered(database, pipeline):
+    if not are_seeds_gathered(database, pipeline):
         report.seeds_gathered = await asyncio.to_thread(gather_seeds, database, pipeline, progress)
     await asyncio.to_thread(choose_seeds, database, pipeline)
     # The sandbox comes first: a model's time is not spent on what cannot be executed.
@@ -169,6 +171,8 @@ async def build(
                 for stage in STAGES:
                     await line.generate(stage, model)
             await line.execute(executions, runner, recipe.sandbox.concurrency or 2 * info.slots)
+    if not freeze:
+        return report
     progress.begin("selection", None)
     report.snapshot = await asyncio.to_thread(
         select, database, pipeline.chain, executions.id, pipeline.selection(executions), pipeline.dataset
@@ -268,7 +272,8 @@ def choose_seeds(database: Database, pipeline: Pipeline) -> int:
         return session.scalar(chosen) or 0
 
 
-def _are_seeds_gathered(database: Database, pipeline: Pipeline) -> bool:
+def are_seeds_gathered(database: Database, pipeline: Pipeline) -> bool:
+    """Whether the pipeline's source, as the recipe has it now, was read to its end before."""
     with database.reading() as session:
         return session.get_one(models.Pipeline, pipeline.name).seeds_recipe_id == pipeline.seeds.id
 

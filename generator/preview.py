@@ -1,0 +1,134 @@
+"""A few seeds through every stage, to look at before anything is paid for at scale.
+
+The rows are those that the build would make, under the same keys: what a preview draws, the build does not draw again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import sqlalchemy as sa
+
+from generator import causes, models, work
+from generator.engines import Engine, Prompt
+from generator.pipeline import Pipeline, are_seeds_gathered, build, choose_seeds, declare, gather_seeds
+from generator.progress import Progress
+from generator.recipe import Recipe
+from generator.stages import STAGES
+from generator.store import Database
+from sandbox_server.sandbox import Sandbox
+
+_SUFFIX = ".preview"
+
+
+async def preview(
+    recipe: Recipe,
+    database: Database,
+    progress: Progress,
+    count: int,
+    *,
+    engine: Engine | None = None,
+    sandbox: Sandbox | None = None,
+) -> list[dict[str, Any]]:
+    """Take the first seeds through all stages, one response each.
+
+    Args:
+        recipe: the whole file.
+        database: open, of this code's schema; keeps the rows.
+        progress: told how far it is.
+        count: how many seeds.
+        engine: used instead of the recipe's, and left open.
+        sandbox: used instead of the recipe's, and left open.
+
+    Returns:
+        For each seed its `name`, `code` and `origin`, and by generation stage the `prompt`, the model's `text` and the
+        `error` for which it cannot be used; for a response also `code`, `test_code` and the `execution`. A stage is
+        missing where the one before could not be used.
+    """
+    main = Pipeline(recipe)
+    declare(database, main)
+    if not are_seeds_gathered(database, main):
+        gather_seeds(database, main, progress)
+    choose_seeds(database, main)
+    small = dataclasses.replace(
+        recipe,
+        name=recipe.name + _SUFFIX,
+        seeds=dataclasses.replace(recipe.seeds, limit=min(count, recipe.seeds.limit or count)),
+        concepts=dataclasses.replace(recipe.concepts, samples=1),
+        instructions=dataclasses.replace(recipe.instructions, samples=1),
+        responses=dataclasses.replace(recipe.responses, samples=1),
+    )
+    pipeline = Pipeline(small)
+    try:
+        declare(database, pipeline)
+        _share_seeds(database, main, pipeline)
+        await build(small, database, progress, engine=engine, sandbox=sandbox, freeze=False)
+        return _stories(database, pipeline)
+    finally:
+        _remove(database, pipeline)
+
+
+def _share_seeds(database: Database, main: Pipeline, pipeline: Pipeline) -> None:
+    member = models.PipelineSeed
+    theirs = sa.select(sa.literal(pipeline.name), member.seed_id, sa.false()).where(member.pipeline == main.name)
+    with database.writing() as session:
+        session.execute(sa.delete(member).where(member.pipeline == pipeline.name))
+        session.execute(sa.insert(member).from_select(["pipeline", "seed_id", "chosen"], theirs))
+        session.get_one(models.Pipeline, pipeline.name).seeds_recipe_id = pipeline.seeds.id
+
+
+def _remove(database: Database, pipeline: Pipeline) -> None:
+    with database.writing() as session:
+        session.execute(sa.delete(models.PipelineSeed).where(models.PipelineSeed.pipeline == pipeline.name))
+        session.execute(sa.delete(models.Pipeline).where(models.Pipeline.name == pipeline.name))
+
+
+def _stories(database: Database, pipeline: Pipeline) -> list[dict[str, Any]]:
+    recipe, chain = pipeline.recipe, pipeline.chain
+    stories = []
+    with database.reading() as session:
+        executions = session.get_one(models.Pipeline, pipeline.name).executions_recipe_id
+        for seed_id in session.scalars(work.rows_of(chain, None).order_by(models.PipelineSeed.seed_id)):
+            seed: Any = session.get_one(models.Seed, seed_id)
+            story: dict[str, Any] = {"seed_id": seed_id, "name": seed.name, "origin": seed.origin, "code": seed.code}
+            parent: Any = seed
+            for stage in STAGES:
+                level = work.LEVELS[stage.name]
+                query = sa.select(level.table).where(
+                    level.parent_id == parent.id, level.table.recipe_id == chain.recipes[stage.name]
+                )
+                row: Any = session.scalars(query.where(level.table.sample_index == 0)).one()
+                given = level.read(*(getattr(parent, column.key) for column in level.parent[1:]))
+                request = stage.request(
+                    given,
+                    id=row.id,
+                    sample_index=0,
+                    seed=recipe.seed,
+                    settings=causes.stage_settings(recipe, stage.name),
+                    mode=recipe.model.mode,
+                )
+                told = {"id": row.id, "prompt": _text(request.prompt), "text": row.text, "error": row.error}
+                if stage.name == "responses" and row.error is None:
+                    told |= {"code": row.code, "test_code": row.test_code}
+                    told["execution"] = _execution(session, row.program_key, executions)
+                story[stage.name] = told
+                if row.error is not None:
+                    break
+                parent = row
+            stories.append(story)
+    return stories
+
+
+def _execution(session: Any, program_key: str, recipe_id: str | None) -> dict[str, Any]:
+    execution = models.Execution
+    query = sa.select(execution).where(execution.program_key == program_key, execution.recipe_id == recipe_id)
+    row = session.scalars(query).one()
+    names = ("verdict", "assertions_run", "assertions_failed", "error_type", "error_message", "wall_time_ms")
+    return {name: getattr(row, name) for name in names}
+
+
+def _text(prompt: Prompt) -> str:
+    if not prompt.messages:
+        return prompt.text
+    return "\n\n".join(f"[{message.role}]\n{message.content}" for message in prompt.messages)
