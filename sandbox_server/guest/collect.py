@@ -82,12 +82,24 @@ _NOT_REGULAR = (6, 18, 40)  # ENXIO: a socket or a device; EXDEV and ELOOP: a li
 
 
 def matches(path: "list[str]", pattern: "list[str]") -> bool:
-    """Does a path match a glob, both split at their slashes? ``**`` stands for any number of folders."""
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return matches(path, pattern[1:]) or (bool(path) and matches(path[1:], pattern))
-    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
+    """Does a path match a glob, both split at their slashes? ``**`` stands for any number of folders.
+
+    Follows all places in the pattern at once: trying them one after another takes for ever with many ``**``.
+    """
+    places = _past_stars({0}, pattern)
+    for part in path:
+        here = {place for place in places if place < len(pattern)}
+        stay = {place for place in here if pattern[place] == "**"}
+        go_on = {place + 1 for place in here - stay if fnmatch.fnmatchcase(part, pattern[place])}
+        places = _past_stars(stay | go_on, pattern)
+    return len(pattern) in places
+
+
+def _past_stars(places: "set[int]", pattern: "list[str]") -> "set[int]":
+    for place, part in enumerate(pattern):
+        if part == "**" and place in places:
+            places.add(place + 1)
+    return places
 
 
 def _walk(work: int) -> "list[bytes]":
