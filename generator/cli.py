@@ -146,9 +146,9 @@ def preview(recipe_path: str, url: str, count: int, whole_prompts: bool, as_json
         from generator.progress import Silent, to_stream
 
         recipe = _with_model(_recipe(recipe_path), **model)
-        with _database(url or recipe.database.url, create=True) as database:
-            with contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr) as progress:
-                stories = asyncio.run(look(recipe, database, progress, count))
+        quiet = contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr)
+        with _database(url or recipe.database.url, create=True) as database, quiet as progress:
+            stories = asyncio.run(look(recipe, database, progress, count))
     if as_json:
         _print_json(stories)
         return
