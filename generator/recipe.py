@@ -24,18 +24,41 @@ class DatabaseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedColumns:
+    """What a table calls its columns; empty: the usual names are tried, see `generator.seeds.tables`."""
+
+    code: str = ""
+    licence: str = ""
+    origin: str = ""
+    version: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SeedSettings:
     """Which functions the model reads."""
 
-    source: Literal["packages", "folder"] = "packages"
+    source: Literal["packages", "folder", "jsonl", "parquet", "hub"] = "packages"
     packages: tuple[str, ...] = ()
     """Installed distributions to read; empty: every one found under `path`."""
     path: str = ""
-    """Folder of a source tree, or a site-packages folder for `packages`; empty: the running interpreter's."""
+    """A site-packages folder for `packages` (empty: the running interpreter's), a source tree for `folder`, a file or a
+    folder of files for `jsonl` and `parquet`, the name or local copy of a data set for `hub`."""
+    subset: str = ""
+    """Configuration of a data set."""
+    split: str = "train"
+    """Of a data set."""
+    columns: SeedColumns = SeedColumns()
+    """Of `jsonl`, `parquet` and `hub`."""
     licence: str = ""
-    """SPDX expression of a folder's code; packages tell their own."""
+    """SPDX expression of the code where the source does not tell: always for a folder, never for packages."""
     limit: int = 0
     """At most this many, chosen by key; 0 means all."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no source has."""
+        if self.limit < 0:
+            raise ValueError(f"limit must be 0 (all) or more, got {self.limit}")
 
 
 @dataclass(frozen=True, slots=True)

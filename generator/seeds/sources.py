@@ -1,4 +1,4 @@
-"""Where seeds come from: installed packages, or a folder of Python files."""
+"""Where seeds come from: installed packages, a folder of Python files, or a table of source code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -15,6 +16,7 @@ from generator.records import SeedRecord
 from generator.seeds.extract import functions
 from generator.seeds.filters import judge
 from generator.seeds.licences import Licence, is_permissive, read_licence
+from generator.seeds.tables import Cell, read_table
 from sandbox_server.settings import SettingsError
 
 log = logging.getLogger(__name__)
@@ -24,17 +26,18 @@ _SKIPPED_PARTS = frozenset({"test", "tests", "testing", "_vendor", "vendor", "_v
 
 
 def gather(settings: SeedSettings) -> Iterator[SeedRecord]:
-    """Yield every function with a docstring whose licence is permissive, each once, in the order of keys.
+    """Yield every function with a docstring whose licence is permissive, each once, in the source's order.
 
-    Filters and the limit are not applied; see `select`.
+    Filters and the limit are not applied; see `select`. Of what was yielded only the keys are kept in memory.
 
     Raises:
         SettingsError: the source is missing, or its licence is not permissive.
     """
-    found: dict[str, SeedRecord] = {}
+    seen: set[str] = set()
     for record in _SOURCES[settings.source](settings):
-        found.setdefault(record.key, record)
-    yield from (found[key] for key in sorted(found))
+        if (key := record.key) not in seen:
+            seen.add(key)
+            yield record
 
 
 def select(records: Iterable[SeedRecord], limit: int) -> tuple[SeedRecord, ...]:
@@ -99,7 +102,43 @@ def _folder(settings: SeedSettings) -> Iterator[SeedRecord]:
             yield from _file(file, path=inside.as_posix(), origin=folder.resolve().name, version="", licence=licence)
 
 
-_SOURCES: dict[str, Callable[[SeedSettings], Iterator[SeedRecord]]] = {"packages": _packages, "folder": _folder}
+def _table(settings: SeedSettings) -> Iterator[SeedRecord]:
+    left_out: Counter[str] = Counter()
+    said = Licence(settings.licence, "recipe: [seeds] licence") if settings.licence else None
+    if said and not is_permissive(said.expression):
+        raise SettingsError(f"[seeds] licence: expected a permissive licence, such as 'MIT', got {said.expression!r}")
+    for cell in read_table(settings):
+        if not cell.licence_column and not said:
+            raise SettingsError(
+                f"{cell.place}: nothing says the code's licence: set `licence` in [seeds], or its column's name in "
+                "[seeds.columns]"
+            )
+        licence = _cell_licence(cell) if cell.licence_column else said
+        if licence is None or not is_permissive(licence.expression):
+            left_out[licence.expression if licence else "none"] += 1
+            continue
+        source = cell.code.replace("\r\n", "\n").replace("\r", "\n")
+        yield from _records(source, cell.place, cell.path, cell.origin or settings.path, cell.version, licence)
+    for expression, count in left_out.most_common():
+        log.info("%d rows left out: licence %s", count, expression)
+
+
+def _cell_licence(cell: Cell) -> Licence | None:
+    if not cell.licences:
+        return None
+    # Some tables write a list of licences, some one expression.
+    several = " AND ".join(f"({licence})" for licence in cell.licences)
+    expression = cell.licences[0] if len(cell.licences) == 1 else several
+    return Licence(expression, f"column {cell.licence_column}: {', '.join(cell.licences)}")
+
+
+_SOURCES: dict[str, Callable[[SeedSettings], Iterator[SeedRecord]]] = {
+    "packages": _packages,
+    "folder": _folder,
+    "jsonl": _table,
+    "parquet": _table,
+    "hub": _table,
+}
 
 
 def _file(file: Path, *, path: str, origin: str, version: str, licence: Licence) -> Iterator[SeedRecord]:
@@ -108,9 +147,17 @@ def _file(file: Path, *, path: str, origin: str, version: str, licence: Licence)
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         # Universal newlines, as Python itself reads source.
         source = io.TextIOWrapper(io.BytesIO(data), encoding=encoding).read()
-        found = tuple(functions(source))
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         log.info("%s left out: %s", file, error)
+        return
+    yield from _records(source, str(file), path, origin, version, licence)
+
+
+def _records(source: str, place: str, path: str, origin: str, version: str, licence: Licence) -> Iterator[SeedRecord]:
+    try:
+        found = tuple(functions(source))
+    except SyntaxError as error:
+        log.info("%s left out: %s", place, error)
         return
     for function in found:
         yield SeedRecord(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 from email.message import Message
 from pathlib import Path
 
 import pytest
 
-from generator.recipe import SeedSettings
+from generator.recipe import SeedColumns, SeedSettings
 from generator.records import SeedRecord
 from generator.seeds import SEED_FILTERS, gather, judge, select
 from generator.seeds.extract import functions, undefined_names
@@ -284,16 +286,16 @@ def test_packages_give_their_functions_with_origin_and_licence(tmp_path: Path) -
     )
 
 
-def test_the_same_function_is_gathered_once_and_order_is_by_key(tmp_path: Path) -> None:
+def test_the_same_function_is_gathered_once_and_chosen_by_key(tmp_path: Path) -> None:
     others = "\n\n".join(CLAMP.replace("clamp", name) for name in "abcdefgh")
     install(tmp_path, "one", CLAMP + "\n\n" + others)
     install(tmp_path, "two", CLAMP.replace("\n", "\r\n"))
     records = list(gather(SeedSettings(path=str(tmp_path))))
     assert len(records) == 9
-    assert [each.key for each in records] == sorted(each.key for each in records)
     assert {each.origin for each in records} == {"one"}
-    assert select(reversed(records), 4) == tuple(records[:4])
-    assert select(records, 0) == tuple(records)
+    by_key = sorted(records, key=lambda each: each.key)
+    assert select(reversed(records), 4) == select(records, 4) == tuple(by_key[:4])
+    assert select(records, 0) == tuple(by_key)
 
 
 def test_named_packages_must_be_there_and_permissive(tmp_path: Path) -> None:
@@ -338,6 +340,92 @@ def test_a_missing_folder_is_named(tmp_path: Path, source: str) -> None:
 def test_an_empty_folder_of_packages_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="pip install --target"):
         list(gather(SeedSettings(path=str(tmp_path))))
+
+
+ROWS = [
+    {"content": CLAMP, "max_stars_repo_licenses": ["MIT", "Apache-2.0"], "max_stars_repo_name": "a/b", "stars": 3},
+    {"content": CLAMP.replace("clamp", "viral"), "max_stars_repo_licenses": ["MIT", "GPL-3.0-only"]},
+    {"content": CLAMP.replace("clamp", "bare"), "max_stars_repo_licenses": []},
+    {"content": "def (", "max_stars_repo_licenses": ["MIT"]},
+]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.jsonl.xz", "rows.parquet", "folder"])
+def test_tables_give_their_functions_with_origin_and_licence(tmp_path: Path, name: str) -> None:
+    kind = "parquet" if name.endswith("parquet") else "jsonl"
+    file = tmp_path / ("sub.jsonl" if name == "folder" else name)
+    (write_parquet if kind == "parquet" else write_jsonl)(file, ROWS)
+    path = tmp_path if name == "folder" else file
+    (found,) = gather(SeedSettings(source=kind, path=str(path)))  # type: ignore[arg-type]
+    assert (found.name, found.origin, found.path, found.version) == ("clamp", "a/b", "", "")
+    assert found.licence == "(MIT) AND (Apache-2.0)"
+    assert found.licence_source == "column max_stars_repo_licenses: MIT, Apache-2.0"
+
+
+def test_a_tables_columns_can_be_named(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"body": CLAMP, "content": 5, "spdx": "ISC"}])
+    columns = SeedColumns(code="body", licence="spdx")
+    (found,) = gather(SeedSettings(source="jsonl", path=str(tmp_path / "a.jsonl"), columns=columns))
+    assert (found.name, found.licence) == ("clamp", "ISC")
+
+
+def test_a_table_without_licences_takes_the_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [{"code": CLAMP}])
+    (found,) = gather(SeedSettings(source="jsonl", path=str(path), licence="BSD-2-Clause"))
+    assert (found.licence, found.licence_source) == ("BSD-2-Clause", "recipe: [seeds] licence")
+    with pytest.raises(SettingsError, match=r"a\.jsonl, row 1: nothing says the code's licence"):
+        list(gather(SeedSettings(source="jsonl", path=str(path))))
+    with pytest.raises(SettingsError, match=r"\[seeds\] licence: expected a permissive licence"):
+        list(gather(SeedSettings(source="jsonl", path=str(path), licence="GPL-3.0-only")))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", b'{"code": 1}\n', "row 1: expected text in 'code', got int"),
+        ("a.jsonl", b'{"x": "", "y": ""}\n', r"row 1: no column of source code \(content, .*it has x, y"),
+        ("a.jsonl", b'{"code": ""}\n{"code"\n', r"a\.jsonl:2: not JSON Lines"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: not JSON Lines: expected an object, got list"),
+        ("a.jsonl", b"\xff\n", r"a\.jsonl:1: not JSON Lines"),
+        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz:1: not JSON Lines"),
+        ("a.jsonl.gz", gzip.compress(b'{"code": ""}\n' * 999)[:-9], r"a\.jsonl\.gz:\d+: not JSON Lines"),
+        ("a.parquet", b"not parquet", r"a\.parquet: not a Parquet file"),
+    ],
+)
+def test_a_broken_table_is_named_with_its_row(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    kind = "parquet" if name.endswith("parquet") else "jsonl"
+    with pytest.raises(SettingsError, match=words):
+        list(gather(SeedSettings(source=kind, path=str(tmp_path / name), licence="MIT")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_table_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    for path in ("", str(tmp_path), str(tmp_path / "no")):
+        with pytest.raises(SettingsError, match=rf"\[seeds\] path: expected a file or a folder of \.{kind} files"):
+            list(gather(SeedSettings(source=kind, path=path, licence="MIT")))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_local_copy_of_a_data_set_is_read_through_datasets(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    write_jsonl(tmp_path / "train.jsonl", ROWS[:1])
+    (found,) = gather(SeedSettings(source="hub", path=str(tmp_path)))
+    assert (found.name, found.licence) == ("clamp", "(MIT) AND (Apache-2.0)")
+    with pytest.raises(SettingsError, match=r"\[seeds\] path: the data set .*nowhere.* cannot be read"):
+        list(gather(SeedSettings(source="hub", path=str(tmp_path / "nowhere"))))
 
 
 def test_the_demos_seeds_are_the_recorded_ones() -> None:
