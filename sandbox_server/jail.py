@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from sandbox_server import cgroup, image, nsjail, report, runtimes, seccomp, verdict
+from sandbox_server import apart, cgroup, image, nsjail, report, runtimes, seccomp, verdict
 from sandbox_server.errors import InvalidJob, Unavailable, Unsupported
 from sandbox_server.guest import wire
-from sandbox_server.jobs import Isolation, Job, Limits, Outcome, SandboxInfo, Verdict
+from sandbox_server.jobs import Isolation, Job, Judge, Limits, Outcome, SandboxInfo, Verdict
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.slot import Slot
 
@@ -106,7 +106,7 @@ class _Jails:
         cache_dir = settings.cache_dir or image.default_cache_dir()
         self._runtimes = {name: runtimes.open_runtime(name, cache_dir) for name in settings.runtimes}
         self._filter = seccomp.candidate_filter()
-        self._first_uid = _first_uid(self._slots)
+        self._first_uid = _first_uid(2 * self._slots)  # a separate judge has a jail of its own
         self._parent = cgroup.open_parent(settings.cgroup)
         self._free = list(range(self._slots))
         self._available = asyncio.Semaphore(self._slots)
@@ -137,7 +137,8 @@ class _Jails:
             number = self._free.pop()
             try:
                 self._running.add(task)  # type: ignore[arg-type]
-                outcomes = [await self._once(job, runtime, limits, number) for _ in range(max(job.repeat, 1))]
+                once = self._once if job.judge is Judge.SAME_INTERPRETER else self._once_apart
+                outcomes = [await once(job, runtime, limits, number) for _ in range(max(job.repeat, 1))]
             finally:
                 self._running.discard(task)  # type: ignore[arg-type]
                 self._free.append(number)
@@ -165,6 +166,7 @@ class _Jails:
             maximum_limits=self._settings.maximum_limits,
             slots=self._slots,
             queue_size=0,
+            judges=(Judge.SAME_INTERPRETER, Judge.SEPARATE),
             isolation=Isolation(
                 namespaces=("user", "pid", "mount", "net", "ipc", "uts", "cgroup"),
                 seccomp=True,
@@ -199,6 +201,28 @@ class _Jails:
             return outcome
         finally:
             await self._put_back(slot, runtime, number)
+
+    async def _once_apart(self, job: Job, runtime: runtimes.Runtime, limits: Limits, number: int) -> Outcome:
+        """Run a program in its place's jail, and its tests in the jail of the place beside it."""
+        places = (number, self._slots + number)
+        program, judge = await asyncio.gather(*(self._slot(job, runtime, place) for place in places))
+        try:
+            nonce = secrets.token_hex(16)
+            requests = (
+                _request(replace(job, tests=""), "", side="program"),
+                _request(replace(job, code="", files=(), collect=(), env=()), nonce, side="judge"),
+            )
+            seen, judged = await apart.run(program, judge, requests, job.stdin, limits, bool(job.collect))
+            told = report.parse(bytes(judged.report), nonce)
+            outcome = verdict.apart(job, seen, judged, told, runtime.fingerprint)
+            if told is not None and told.end == "refused" and outcome.verdict is Verdict.INCOMPLETE:
+                raise Unsupported(f"judge: SEPARATE cannot judge these tests: {told.reason}")
+            if job.collect:
+                files, refused = report.collected(bytes(seen.collected))
+                outcome = replace(outcome, files=files, files_refused=refused)
+            return outcome
+        finally:
+            await asyncio.gather(self._put_back(program, runtime, places[0]), self._put_back(judge, runtime, places[1]))
 
     async def _slot(self, job: Job, runtime: runtimes.Runtime, number: int) -> Slot:
         """A jail for one run: the warm one of this place, or a new one."""
@@ -244,8 +268,9 @@ class _Jails:
         return replace(self._settings.default_limits, **{name: value for name, value in asked.items() if value})
 
 
-def _request(job: Job, nonce: str) -> bytes:
+def _request(job: Job, nonce: str, side: str = "") -> bytes:
     header = {
+        "side": side,
         "files": [(file.path, file.executable) for file in job.files],
         "env": dict(job.env),
         "argv": list(job.argv),

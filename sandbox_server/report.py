@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sandbox_server.jobs import AssertionFailure, File, ProgramError, TestReport
 
@@ -18,7 +18,8 @@ _MAX_BYTES = 1 << 20
 _MAX_TEXT = 20_000
 _MAX_COUNT = 1 << 53
 
-End = Literal["done", "syntax", "error", "exit"]
+# "refused" and "lost" are a separate judge's: these tests cannot be judged so; the program was gone before their end.
+End = Literal["done", "syntax", "error", "exit", "refused", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Report:
     reached_end: bool
     tests: TestReport | None
     error: ProgramError | None
+    reason: str = ""
 
 
 def parse(data: bytes, nonce: str) -> Report | None:
@@ -49,7 +51,7 @@ def parse(data: bytes, nonce: str) -> Report | None:
         return None
     try:
         end = fields["end"]
-        if end not in ("done", "syntax", "error", "exit"):
+        if end not in get_args(End):
             return None
         return Report(
             end=end,
@@ -57,6 +59,7 @@ def parse(data: bytes, nonce: str) -> Report | None:
             reached_end=fields.get("reached") is True,
             tests=_tests(fields.get("tests"), fields.get("reached") is True),
             error=_error(fields.get("error")),
+            reason=_text(fields.get("reason", "")),
         )
     except (KeyError, TypeError, ValueError):
         return None

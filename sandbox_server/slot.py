@@ -21,7 +21,7 @@ from typing import Any
 from sandbox_server import nsjail
 from sandbox_server.cgroup import Group
 from sandbox_server.errors import Broken, HostUnfit, Unavailable
-from sandbox_server.guest.wire import DONE, HAS_COLLECT, HAS_STDIN, SETTINGS
+from sandbox_server.guest.wire import DONE, HAS_COLLECT, HAS_LINK, HAS_STDIN, SETTINGS
 from sandbox_server.jobs import Limits
 
 _logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Slot:
         self._control = control
         self._group = group
         self._log = log
+        self._run: _Run | None = None
 
     @classmethod
     async def start(cls, jail_of: Any, group: Group, program_filter: bytes, nested: bool) -> Slot:
@@ -130,7 +131,9 @@ class Slot:
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self._control.send(program_filter)
 
-    async def run(self, request: bytes, stdin: bytes, limits: Limits, collect: bool) -> Evidence:
+    async def run(
+        self, request: bytes, stdin: bytes, limits: Limits, collect: bool, link: int | None = None
+    ) -> Evidence:
         """Run one program.
 
         Args:
@@ -138,14 +141,15 @@ class Slot:
             stdin: the program's standard input.
             limits: complete limits.
             collect: the request names files to return.
+            link: one end of a socket for the program to speak to its judge; it stays the caller's.
 
         Raises:
             Unavailable: the slot was lost with the program in it.
         """
         self.served += 1
-        run = _Run(self._control, self._group, limits)
+        run = self._run = _Run(self._control, self._group, limits)
         try:
-            run.send(request, stdin, collect)
+            run.send(request, stdin, collect, link)
             evidence = await run.finish()
             self.healthy = not evidence.slot_lost
             return evidence
@@ -164,7 +168,13 @@ class Slot:
                 self.healthy = False
             raise
         finally:
+            self._run = None
             run.release()
+
+    def stop(self) -> None:
+        """Kill the program of the run under way, which has done its part."""
+        if self._run is not None:
+            self._run.stop("done")
 
     async def close(self) -> None:
         """Kill the jail with all that runs in it, and remove its control group."""
@@ -208,7 +218,7 @@ class _Run:
         self._timers: list[asyncio.TimerHandle] = []
         self._stopping = False
 
-    def send(self, request: bytes, stdin: bytes, collect: bool) -> None:
+    def send(self, request: bytes, stdin: bytes, collect: bool, link: int | None) -> None:
         """Hand the program to the slot's first process and start the clocks."""
         limits, evidence, group = self._limits, self._evidence, self._group
         group.set_limits(limits.memory_bytes, limits.processes + _SPARE_PROCESSES)
@@ -221,7 +231,7 @@ class _Run:
             limits.open_files,
             limits.file_size_bytes,
             limits.disk_bytes,
-            (HAS_STDIN if stdin else 0) | (HAS_COLLECT if collect else 0),
+            (HAS_STDIN if stdin else 0) | (HAS_COLLECT if collect else 0) | (0 if link is None else HAS_LINK),
         )
         given = [_memory_file(request)]
         try:
@@ -230,6 +240,8 @@ class _Run:
             given.append(self._pipe(evidence.stderr, limits.output_bytes, "stderr"))
             if stdin:
                 given.append(_memory_file(stdin))
+            if link is not None:
+                given.append(os.dup(link))
             if collect:
                 given.append(self._pipe(evidence.collected, _COLLECTED_BYTES, "collected"))
             socket.send_fds(self._control, [b"R" + settings], given)

@@ -47,19 +47,64 @@ def outcome(job: Job, evidence: Evidence, report: Report | None, fingerprint: st
     )
 
 
+def apart(job: Job, program: Evidence, judge: Evidence, report: Report | None, fingerprint: str) -> Outcome:
+    """Judge one run whose tests ran in a jail of their own.
+
+    Args:
+        job: what was asked.
+        program: what the sandbox saw of the program.
+        judge: what it saw of the judge, whose tests may run into limits too.
+        report: what the judge said.
+        fingerprint: the runtime's.
+    """
+    of_program = _from_outside(program)
+    verdict = of_program or _from_outside(judge) or _from_report(job, program, report)
+    lost = report is not None and report.end == "lost"
+    shown = program if of_program or lost else judge
+    exited = os.WIFEXITED(shown.status)
+    return Outcome(
+        verdict=verdict,
+        assurance=Assurance.TESTS_JUDGED,
+        request_id=job.request_id,
+        exit_code=os.WEXITSTATUS(shown.status) if exited else None,
+        signal=None if exited else os.WTERMSIG(shown.status),
+        stdout=bytes(program.stdout + judge.stdout),
+        stderr=bytes(program.stderr + judge.stderr),
+        stdout_truncated=program.stdout_truncated or judge.stdout_truncated,
+        stderr_truncated=program.stderr_truncated or judge.stderr_truncated,
+        usage=Usage(
+            max(program.wall_time_ms, judge.wall_time_ms),
+            program.cpu_time_ms + judge.cpu_time_ms,
+            program.peak_memory_bytes + judge.peak_memory_bytes,
+        ),
+        tests=report.tests if report is not None else None,
+        error=_error(verdict, shown, report),
+        runtime_fingerprint=fingerprint,
+    )
+
+
 def _verdict(job: Job, evidence: Evidence, report: Report | None) -> Verdict:
-    tested = bool(job.tests) or job.expect_tests
+    return _from_outside(evidence) or _from_report(job, evidence, report)
+
+
+def _from_outside(evidence: Evidence) -> Verdict | None:
+    """What our timers, the kernel's counters and the wait status decide, whatever the report says."""
     if evidence.memory_kills:
         return Verdict.MEMORY_LIMIT
     if evidence.stopped in _STOPPED:
         return _STOPPED[evidence.stopped]
     if evidence.stdout_truncated or evidence.stderr_truncated:
         return Verdict.OUTPUT_LIMIT
-    if os.WIFSIGNALED(evidence.status):
+    if os.WIFSIGNALED(evidence.status) and evidence.stopped != "done":
         number = os.WTERMSIG(evidence.status)
         if number == signal.SIGXCPU:
             return Verdict.TIME_LIMIT
         return Verdict.DISK_LIMIT if number == signal.SIGXFSZ else Verdict.KILLED
+    return None
+
+
+def _from_report(job: Job, evidence: Evidence, report: Report | None) -> Verdict:
+    tested = bool(job.tests) or job.expect_tests
     passed = report is not None and report.reached_end and report.end == "done" and tested and _held(report)
     if not passed:
         if evidence.process_refusals:
@@ -76,7 +121,7 @@ def _verdict(job: Job, evidence: Evidence, report: Report | None) -> Verdict:
         return _limit_behind(report.error) or Verdict.ERROR
     if not tested:
         return Verdict.EXITED
-    if report.end == "exit" or not report.reached_end:
+    if report.end in ("exit", "lost") or not report.reached_end:
         return Verdict.INCOMPLETE
     return Verdict.PASSED if passed else Verdict.NO_TESTS
 

@@ -20,7 +20,7 @@ _LENGTH = struct.Struct(">I")
 # What the server tells the zygote of a run: memory_bytes, cpu_seconds and processes (0: a control group limits memory
 # or processes), open_files, file_size_bytes, disk_bytes, and which descriptors come along besides the four of every run.
 SETTINGS = struct.Struct("<QQQQQQB")
-HAS_STDIN, HAS_COLLECT = 1, 2
+HAS_STDIN, HAS_COLLECT, HAS_LINK = 1, 2, 4
 # What the zygote tells of its end: wait status, wall time ns, CPU time ns of what was waited for, largest resident set
 # KiB, whether the program's tmpfs is full.
 DONE = struct.Struct("<iQQQ?")

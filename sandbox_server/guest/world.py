@@ -55,24 +55,27 @@ def furnish(box: int, nested: bool) -> None:
 
 
 def place_descriptors(
-    open_files: int, request: int, report: int, stdin: int, stdout: int, stderr: int
-) -> "tuple[int, int]":
-    """Put the standard streams in place and close all else but the request and the report.
+    open_files: int, request: int, report: int, stdin: int, stdout: int, stderr: int, link: int
+) -> "tuple[int, int, int]":
+    """Put the standard streams in place and close all else but the request, the report and the link (-1: there is none).
 
     Returns:
-        The new numbers of the request and of the report; both are closed by an exec.
+        The new numbers of these; all are closed by an exec.
     """
     os.dup2(stdin, 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     # Past the program's own limit: out of the way of one that closes or writes to all that it could have opened.
-    request_place = min(open_files, _MOST_FILES - 2)
-    report_place = request_place + 1
+    request_place = min(open_files, _MOST_FILES - 3)
+    report_place = link_place = request_place + 1
     os.dup2(report, report_place, inheritable=False)
     os.dup2(request, request_place, inheritable=False)
+    if link >= 0:
+        link_place = report_place + 1
+        os.dup2(link, link_place, inheritable=False)
     os.closerange(3, request_place)
-    os.closerange(report_place + 1, _LAST_DESCRIPTOR)
-    return request_place, report_place
+    os.closerange(link_place + 1, _LAST_DESCRIPTOR)
+    return request_place, report_place, link_place
 
 
 def confine(settings: bytes, program_filter: kernel.Filter) -> None:

@@ -20,6 +20,7 @@ import _sitebuiltins
 import _socket
 
 from . import candidate, kernel, uncalled, wire, world
+from .separate import side
 
 _RUN, _KILL = b"R"[0], b"K"[0]
 _MAX_MESSAGE = 1 << 16
@@ -78,6 +79,7 @@ class Zygote:
         request, report, stdout, stderr, *more = descriptors
         _, _, _, open_files, _, disk_bytes, flags = wire.SETTINGS.unpack(settings)
         stdin = more.pop(0) if flags & wire.HAS_STDIN else 0
+        link = more.pop(0) if flags & wire.HAS_LINK else -1
         box = world.new_box(disk_bytes)
         init = init_fd = -1
         if self._nested:
@@ -89,9 +91,12 @@ class Zygote:
         if child == 0:
             try:
                 world.furnish(box, self._nested)
-                request, report = world.place_descriptors(open_files, request, report, stdin, stdout, stderr)
+                places = world.place_descriptors(open_files, request, report, stdin, stdout, stderr, link)
                 world.confine(settings, self._filter)
-                candidate.main(request, report)
+                if link < 0:
+                    candidate.main(*places[:2])
+                else:
+                    side.main(*places)
             except BaseException:
                 traceback.print_exc()
             finally:
