@@ -44,6 +44,7 @@ class Evidence:
     peak_memory_bytes: int = 0
     memory_kills: int = 0
     process_refusals: int = 0
+    cpu_limit_reached: bool = False
     disk_full: bool = False
     slot_lost: bool = False
     stdout: bytearray = field(default_factory=bytearray)
@@ -339,6 +340,7 @@ class _Run:
             evidence.peak_memory_bytes = group.peak_memory_bytes() or evidence.peak_memory_bytes
             evidence.memory_kills = group.memory_kills()
             evidence.process_refusals = group.process_refusals()
+        evidence.cpu_limit_reached = evidence.cpu_time_ms >= self._limits.cpu_time_ms
 
     def _drain(self, fd: int) -> bool:
         """Read what is there; past the cap it is dropped, and the program stopped."""

@@ -97,7 +97,7 @@ def _from_outside(evidence: Evidence) -> Verdict | None:
         return Verdict.OUTPUT_LIMIT
     if os.WIFSIGNALED(evidence.status) and evidence.stopped != "done":
         number = os.WTERMSIG(evidence.status)
-        if number == signal.SIGXCPU:
+        if number == signal.SIGXCPU and evidence.cpu_limit_reached:  # a program can send it to itself
             return Verdict.TIME_LIMIT
         return Verdict.DISK_LIMIT if number == signal.SIGXFSZ else Verdict.KILLED
     return None

@@ -52,6 +52,8 @@ class Zygote:
         hello = {"python": ".".join(map(str, sys.version_info[:3])), "build": sys.version}
         control.send(json.dumps(hello).encode())
         self._filter = kernel.Filter(control.recv(_MAX_MESSAGE))
+        # nsjail's was made before the server put us into our group: its path, with the server's pid, would show.
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
 
     def serve(self) -> None:
         """Run what comes."""

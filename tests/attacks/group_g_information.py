@@ -130,11 +130,11 @@ print(f"any={any(line.split()[0].rstrip(':').isdigit() for line in text.splitlin
         """
 import os
 text = open("/proc/self/cgroup").read()
-print(f"pids={'@SERVER_PID@' in text}")
+print(f"paths={sorted({line.split(':', 2)[2] for line in text.splitlines()})}")
 print(f"mounted={os.path.exists('/sys/fs/cgroup')}")
 """,
         Verdict.EXITED,
-        (found(pids="False", mounted="False"),),
+        (found(paths="['/']", mounted="False"),),
     ),
     Attack(
         "mounts",
