@@ -13,12 +13,13 @@ import types
 from typing import Any
 
 from . import BUILTINS, uncalled
-from .instrument import ENTERED, FAILED, RAN, Assertion, Instrumenter
+from .instrument import ENTERED, TRUE, Assertion, Instrumenter
 
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
 CODE_FILE, TESTS_FILE = "/work/solution.py", "/work/tests.py"
 
+_OUR_FOLDER = __file__.rpartition("/")[0] + "/"
 _SIDE = 400  # characters kept of each side of a failed comparison
 _MESSAGE = 2000
 _TRACEBACK = 8000
@@ -29,7 +30,7 @@ class Ledger:
 
     def __init__(self, source: str, assertions: list[Assertion]) -> None:
         counter = itertools.count()
-        self.ran = counter.__next__  # a C call without a frame: every assertion that holds pays for it
+        self.ran = counter.__next__
         self.failures = 0
         self.first: dict[str, Any] | None = None
         self._lines = source
@@ -41,10 +42,86 @@ class Ledger:
         """Assertions executed so far."""
         return int(self._counter.__reduce__()[1][0])
 
-    def failed(self, index: int, *sides: Any) -> None:
-        """One of the rewritten assertions did not hold."""
-        where = self._assertions[index]
-        self.record(where.line, _segment(self._lines, where), where.operator, *sides)
+    def names(self) -> dict[str, Any]:
+        """What rewritten assertions call: makes the comparison, counts it, and notes a failure."""
+        ran, failed = self.ran, self.failed
+
+        def true(index: int, value: object) -> bool:
+            if value:
+                ran()
+                return True
+            return failed(index)
+
+        def eq(index: int, left: object, right: object) -> bool:
+            if left == right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def ne(index: int, left: object, right: object) -> bool:
+            if left != right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def lt(index: int, left: Any, right: Any) -> bool:
+            if left < right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def le(index: int, left: Any, right: Any) -> bool:
+            if left <= right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def gt(index: int, left: Any, right: Any) -> bool:
+            if left > right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def ge(index: int, left: Any, right: Any) -> bool:
+            if left >= right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def is_(index: int, left: object, right: object) -> bool:
+            if left is right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def is_not(index: int, left: object, right: object) -> bool:
+            if left is not right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def in_(index: int, left: Any, right: Any) -> bool:
+            if left in right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        def not_in(index: int, left: Any, right: Any) -> bool:
+            if left not in right:
+                ran()
+                return True
+            return failed(index, left, right)
+
+        return {
+            TRUE: true, "@eq": eq, "@ne": ne, "@lt": lt, "@le": le, "@gt": gt, "@ge": ge, "@is": is_,
+            "@is_not": is_not, "@in": in_, "@not_in": not_in,
+        }  # fmt: skip
+
+    def failed(self, index: int, *sides: Any) -> bool:
+        """One of the rewritten assertions did not hold. Answers False, for it to fail."""
+        statement, operator = self._assertions[index]
+        self.record(statement.lineno, _segment(self._lines, statement), operator, *sides)
+        return False
 
     def record(self, line: int, source: str, operator: str, *sides: Any) -> None:
         """Count a failed assertion; the first is kept with its two sides."""
@@ -96,7 +173,7 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
 
     ledger = Ledger(judged, instrumenter.assertions)
     entered: set[int] = set()
-    marks = {RAN: ledger.ran, FAILED: ledger.failed, ENTERED: entered.add}
+    marks = {**ledger.names(), ENTERED: entered.add} if judged else {}
     module = types.ModuleType("__main__")
     namespace = module.__dict__
     namespace["__file__"] = CODE_FILE
@@ -120,7 +197,7 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
         namespace.update(marks)  # not before: the program alone has no use for them
         if after is not None:
             exec(after, namespace)
-        report["reached"] = judged_tree is None or uncalled.call(
+        report["reached"] = not instrumenter.functions or uncalled.call(
             judged_tree, namespace, instrumenter.functions, entered, entry_point, code
         )
     except SystemExit as stop:
@@ -208,9 +285,18 @@ def _exact(text: str, most: "int | None" = None) -> str:
 
 def _format(error: BaseException, frames: "types.TracebackType | None") -> str:
     try:
-        return "".join(traceback.TracebackException(type(error), error, frames, compact=True).format())
+        told = traceback.TracebackException(type(error), error, frames, compact=True)
+        _hide_our_frames(told)
+        return "".join(told.format())
     except BaseException:
         return f"{class_name(error)}: <its traceback cannot be formatted>\n"
+
+
+def _hide_our_frames(told: "traceback.TracebackException | None", depth: int = 0) -> None:
+    while told is not None and depth < 100:
+        told.stack[:] = [frame for frame in told.stack if not frame.filename.startswith(_OUR_FOLDER)]
+        _hide_our_frames(told.__cause__, depth + 1)
+        told, depth = told.__context__, depth + 1
 
 
 def print_error(error: BaseException, frames: "types.TracebackType | None" = None) -> None:
@@ -243,10 +329,10 @@ def raised_in(frames: "types.TracebackType | None", judged: str, expect_tests: b
     return bool(judged) and not expect_tests and name == TESTS_FILE
 
 
-def _segment(source: str, where: Assertion) -> str:
-    lines = source.splitlines()[where.line - 1 : where.end_line]
+def _segment(source: str, where: ast.stmt) -> str:
+    lines = source.splitlines()[where.lineno - 1 : where.end_lineno]
     if len(lines) == 1:
-        return lines[0].encode()[where.column : where.end_column].decode(errors="replace")[:_SIDE]
+        return lines[0].encode()[where.col_offset : where.end_col_offset].decode(errors="replace")[:_SIDE]
     return "\n".join(line.strip() for line in lines)[:_SIDE]
 
 
@@ -258,5 +344,5 @@ def _leave_sys_modules() -> None:
 
 
 def remember_source(name: str, source: str) -> None:
-    """Let tracebacks and inspect.getsource show lines of a file that is nowhere on disk."""
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    """Let tracebacks and inspect.getsource show lines of a file that is nowhere on disk; split only if they ask."""
+    linecache.cache[name] = (lambda: source,)  # type: ignore[assignment]

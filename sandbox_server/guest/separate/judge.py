@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from .. import judging, uncalled
-from ..instrument import ENTERED, FAILED, RAN, Instrumenter
+from ..instrument import ENTERED, Instrumenter
 from .describe import is_of_library
 from .fitness import Fitness, shadowed
 from .host import DATACLASS, library
@@ -468,7 +468,8 @@ def _run(
     sys.modules["__main__"], sys.modules["solution"] = main, Solution(peer, defined)
     namespace["__name__"], namespace["__file__"] = "__main__", judging.CODE_FILE
     namespace["__builtins__"] = builtins
-    namespace[RAN], namespace[FAILED], namespace[ENTERED] = ledger.ran, ledger.failed, entered.add
+    for name, function in {**ledger.names(), ENTERED: entered.add}.items():
+        namespace[name] = function
     judging.remember_source(judging.TESTS_FILE, tests)
     watch = None
     if "unittest" in tests:
