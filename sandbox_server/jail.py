@@ -24,7 +24,7 @@ _MIB = 1 << 20
 _FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
 _BOOT = (
     "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
-    "main(int(sys.argv[1]), sys.argv[2] == '1')"
+    "main(int(sys.argv[1]), 'nested' in sys.argv, 'apart' in sys.argv)"
 )
 
 
@@ -110,7 +110,7 @@ class _Jails:
         self._parent = cgroup.open_parent(settings.cgroup)
         self._free = list(range(self._slots))
         self._available = asyncio.Semaphore(self._slots)
-        self._warm: dict[tuple[str, int], Slot] = {}
+        self._warm: dict[tuple[str, int, bool], Slot] = {}
         self._running: set[asyncio.Task[Outcome]] = set()
         self._closed = False
         self._started = 0
@@ -205,7 +205,7 @@ class _Jails:
     async def _once_apart(self, job: Job, runtime: runtimes.Runtime, limits: Limits, number: int) -> Outcome:
         """Run a program in its place's jail, and its tests in the jail of the place beside it."""
         places = (number, self._slots + number)
-        program, judge = await asyncio.gather(*(self._slot(job, runtime, place) for place in places))
+        program, judge = await asyncio.gather(*(self._slot(job, runtime, place, apart=True) for place in places))
         try:
             nonce = secrets.token_hex(16)
             requests = (
@@ -222,32 +222,40 @@ class _Jails:
                 outcome = replace(outcome, files=files, files_refused=refused)
             return outcome
         finally:
-            await asyncio.gather(self._put_back(program, runtime, places[0]), self._put_back(judge, runtime, places[1]))
+            await asyncio.gather(
+                *(
+                    self._put_back(slot, runtime, place, apart=True)
+                    for slot, place in zip((program, judge), places, strict=True)
+                )
+            )
 
-    async def _slot(self, job: Job, runtime: runtimes.Runtime, number: int) -> Slot:
+    async def _slot(self, job: Job, runtime: runtimes.Runtime, number: int, apart: bool = False) -> Slot:
         """A jail for one run: the warm one of this place, or a new one."""
         hash_seed = (job.random_seed or 0) % 2**32
         if not self._settings.warm or hash_seed:
-            return await self._start(runtime, number, nested=False, hash_seed=hash_seed)
-        slot = self._warm.pop((runtime.settings.name, number), None)
-        return slot or await self._start(runtime, number, nested=True)
+            return await self._start(runtime, number, nested=False, apart=apart, hash_seed=hash_seed)
+        slot = self._warm.pop((runtime.settings.name, number, apart), None)
+        return slot or await self._start(runtime, number, nested=True, apart=apart)
 
-    async def _put_back(self, slot: Slot, runtime: runtimes.Runtime, number: int) -> None:
+    async def _put_back(self, slot: Slot, runtime: runtimes.Runtime, number: int, apart: bool = False) -> None:
         reusable = slot.nested and slot.healthy and slot.served < self._settings.runs_per_jail
         if reusable and not self._closed:
-            self._warm[runtime.settings.name, number] = slot
+            self._warm[runtime.settings.name, number, apart] = slot
         else:
             await slot.close()
 
-    async def _start(self, runtime: runtimes.Runtime, number: int, nested: bool, hash_seed: int = 0) -> Slot:
+    async def _start(
+        self, runtime: runtimes.Runtime, number: int, nested: bool, apart: bool, hash_seed: int = 0
+    ) -> Slot:
         self._started += 1
         env = (*runtime.env, ("PYTHONHASHSEED", str(hash_seed)))
+        kind = ("nested",) * nested + ("apart",) * apart
 
         def jail(control: int, log: int) -> nsjail.Jail:
             return nsjail.Jail(
                 root=runtime.image.root,
                 guest=runtime.guest,
-                argv=(runtime.image.python, "-s", "-S", "-P", "-c", _BOOT, str(control), str(int(nested))),
+                argv=(runtime.image.python, "-s", "-S", "-P", "-c", _BOOT, str(control), *kind),
                 env=env,
                 pass_fds=(control,),
                 log_fd=log,
@@ -269,6 +277,9 @@ class _Jails:
 
 
 def _request(job: Job, nonce: str, side: str = "") -> bytes:
+    code, tests = (text.encode("utf-8", "surrogatepass") for text in (job.code, job.tests))
+    if not (side or job.files or job.env or job.argv or job.collect or job.entry_point) and job.random_seed is None:
+        return wire.pack_plain(nonce, code, tests, job.expect_tests)
     header = {
         "side": side,
         "files": [(file.path, file.executable) for file in job.files],
@@ -280,7 +291,6 @@ def _request(job: Job, nonce: str, side: str = "") -> bytes:
         "entry_point": job.entry_point,
         "nonce": nonce,
     }
-    code, tests = (text.encode("utf-8", "surrogatepass") for text in (job.code, job.tests))
     return wire.pack(header, [code, tests, *(file.content for file in job.files)])
 
 

@@ -2,11 +2,16 @@
 
 import linecache
 import os
-import random
 import sys
 from typing import Any
 
 from . import BUILTINS, judging, wire
+
+# Imported without its hook: it would reseed, in Python, after each fork of the zygote.
+_register_at_fork, os.register_at_fork = os.register_at_fork, lambda **hooks: None  # type: ignore[assignment]
+import random  # noqa: E402
+
+os.register_at_fork = _register_at_fork
 
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
@@ -14,32 +19,43 @@ __builtins__ = BUILTINS  # type: ignore[assignment]
 _exit, _getpid, _write, _pack = os._exit, os.getpid, os.write, wire.pack
 
 
-def main(request_fd: int, report_fd: int) -> None:
+def main(request_fd: int, report_fd: int, _link_fd: int) -> None:
     """Run what `request_fd` holds and write the report to `report_fd`. Ends the process; never returns."""
     me = _getpid()
-    header, blobs = wire.unpack(_read_all(request_fd))
+    request = _read_all(request_fd)
     os.close(request_fd)
-    _take_place(header, blobs)
-    if header["argv"]:
-        os.close(report_fd)
-        _execute(header["argv"])
-    random.seed(header["seed"])  # every fork of a zygote would draw the same numbers
+    if request[0] == wire.PLAIN:
+        nonce, code, tests, expect_tests = wire.unpack_plain(request)
+        seed, entry_point = None, ""
+    else:
+        header, blobs = wire.unpack(request)
+        nonce, (code, tests) = header["nonce"], blobs[:2]
+        expect_tests, seed, entry_point = header["expect_tests"], header["seed"], header["entry_point"]
+        _take_place(header, blobs)
+        if header["argv"]:
+            os.close(report_fd)
+            _execute(header["argv"])
+    if seed is not None or b"random" in code or b"random" in tests:
+        _seed(seed)
     sys.argv = [judging.CODE_FILE]
     sys.path.insert(0, "/work")
     report = judging.run_program(
-        blobs[0].decode("utf-8", "surrogatepass"),
-        blobs[1].decode("utf-8", "surrogatepass"),
-        header["expect_tests"],
-        header["entry_point"],
+        code.decode("utf-8", "surrogatepass"), tests.decode("utf-8", "surrogatepass"), expect_tests, entry_point
     )
     _finish()
     if _getpid() != me:  # a fork of the program that came back: it ends like any process, and reports nothing
         _exit(report["code"])
-    report["nonce"] = header["nonce"]
+    report["nonce"] = nonce
     view = memoryview(_pack(report, []))
     while view:
         view = view[_write(report_fd, view) :]
     _exit(report["code"])
+
+
+def _seed(seed: int | None) -> None:
+    """Every fork of a zygote would draw the same numbers. Costs too much for programs that do not name the module."""
+    random.seed(seed)
+    os.register_at_fork(after_in_child=random.seed)
 
 
 def rehearse(times: int) -> None:
@@ -48,13 +64,12 @@ def rehearse(times: int) -> None:
     Without it each program pays for it again: the types of `ast`, the adaptive interpreter's specialisations, and the
     copies of the memory pages that these change.
     """
-    request = {"files": [], "env": {}, "argv": [], "seed": None, "expect_tests": False, "entry_point": "", "nonce": ""}
     code = b"def double(x):\n    '''Twice.'''\n    return [y + y for y in (x,)][0]\n"
     tests = b"def check(candidate):\n    assert candidate(1) == 2\n    assert double(2) in (4,), 'no'\n"
     modules = dict(sys.modules)
     for _ in range(times):
-        header, blobs = wire.unpack(_pack(request, [code, tests]))
-        wire.pack(judging.run_program(blobs[0].decode(), blobs[1].decode(), False, ""), [])
+        _, code, tests, _ = wire.unpack_plain(wire.pack_plain("", code, tests, False))
+        wire.pack(judging.run_program(code.decode(), tests.decode(), False, ""), [])
     del sys.modules["solution"]
     sys.modules.update(modules)
     linecache.clearcache()

@@ -3,15 +3,16 @@
 import ctypes
 import errno
 import os
-import platform
-import signal
+
+import _signal
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
-_ON_X86 = platform.machine() == "x86_64"
-_CAPSET = 126 if _ON_X86 else 91
+_ON_X86 = os.uname().machine == "x86_64"
+_CAPGET = 125 if _ON_X86 else 90
+_CAPSET = _CAPGET + 1
 _SECCOMP = 317 if _ON_X86 else 277
 # The same on every machine.
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 429, 430, 431, 432, 437
@@ -71,15 +72,16 @@ class SleepingInit:
         self._stack = ctypes.create_string_buffer(self._STACK_BYTES)
         self._top = ctypes.c_void_p((ctypes.addressof(self._stack) + self._STACK_BYTES) & ~15)
         self._pause = ctypes.cast(_libc.pause, ctypes.c_void_p)
-        self._flags = _CLONE_VM | CLONE_NEWPID | signal.SIGCHLD
+        self._flags = _CLONE_VM | CLONE_NEWPID | _signal.SIGCHLD
 
     def start(self) -> int:
         """Start one; answers its pid. The caller must have no child that could end meanwhile."""
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        # The C functions themselves: the module `signal` wraps each call into conversions to its enumerations.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
         try:
             return _check(_libc.clone(self._pause, self._top, self._flags, None))
         finally:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
 
 
 def set_namespace(fd: int, kind: int) -> None:
@@ -146,6 +148,14 @@ def drop_bounding_set() -> None:
 def drop_capabilities() -> None:
     """Give up all capabilities, ambient ones with them."""
     _check(_syscall(_CAPSET, *_no_capabilities_arguments))
+
+
+def keep_capabilities_from_exec() -> None:
+    """Empty our inheritable set, and with it the ambient one; what we hold ourselves stays."""
+    sets = (ctypes.c_uint32 * 6)()
+    _check(_syscall(_CAPGET, ctypes.byref(_no_capabilities_header), ctypes.byref(sets)))
+    sets[2] = sets[5] = 0
+    _check(_syscall(_CAPSET, ctypes.byref(_no_capabilities_header), ctypes.byref(sets)))
 
 
 def set_no_new_privileges() -> None:

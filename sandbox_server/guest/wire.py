@@ -43,3 +43,21 @@ def unpack(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
         blobs.append(message[start : start + size])
         start += size
     return header, blobs
+
+
+# Most requests are a program and its tests and nothing else; they do without JSON. A header's length never begins with
+# this byte.
+PLAIN = 1
+_PLAIN = struct.Struct(">B?32sII")
+
+
+def pack_plain(nonce: str, code: bytes, tests: bytes, expect_tests: bool) -> bytes:
+    """A request of a program and its tests."""
+    return b"".join((_PLAIN.pack(PLAIN, expect_tests, nonce.encode(), len(code), len(tests)), code, tests))
+
+
+def unpack_plain(message: bytes) -> tuple[str, bytes, bytes, bool]:
+    """Nonce, code, tests, and whether the tests are in the code."""
+    _, expect_tests, nonce, code_bytes, tests_bytes = _PLAIN.unpack_from(message)
+    start = _PLAIN.size + code_bytes
+    return nonce.decode(), message[_PLAIN.size : start], message[start : start + tests_bytes], expect_tests

@@ -7,12 +7,14 @@ allow no further namespaces.
 
 import os
 import resource
-import signal
+
+import _signal
 
 from . import kernel, wire
 
 PROGRAM_UID = 1000
 _BOX = b"/box"
+_UID = os.getuid()
 _INODE_BYTES = 4096  # a tmpfs may hold one file for each so many bytes of its size
 _LEAST_INODES = 1024
 _LAST_DESCRIPTOR = 1 << 20
@@ -22,7 +24,13 @@ _MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 def new_box(disk_bytes: int) -> int:
     """An empty tmpfs for the working directory, /tmp and /dev/shm, mounted nowhere yet; answers its descriptor."""
     inodes = max(disk_bytes // _INODE_BYTES, _LEAST_INODES)
-    return kernel.new_tmpfs(((b"size", b"%d" % disk_bytes), (b"nr_inodes", b"%d" % inodes), (b"mode", b"755")))
+    box = kernel.new_tmpfs(((b"size", b"%d" % disk_bytes), (b"nr_inodes", b"%d" % inodes), (b"mode", b"755")))
+    os.mkdir("work", 0o755, dir_fd=box)
+    os.mkdir("tmp", 0o1777, dir_fd=box)
+    os.mkdir("shm", 0o1777, dir_fd=box)
+    if _UID != PROGRAM_UID:
+        os.chown("work", PROGRAM_UID, PROGRAM_UID, dir_fd=box)
+    return box
 
 
 def is_full(box: int) -> bool:
@@ -44,12 +52,6 @@ def furnish(box: int, nested: bool) -> None:
             b"hidepid=invisible,subset=pid",
         )
     kernel.attach_mount(box, _BOX)
-    os.umask(0)
-    os.mkdir("/box/work", 0o755)
-    os.mkdir("/box/tmp", 0o1777)
-    os.mkdir("/box/shm", 0o1777)
-    if os.getuid() != PROGRAM_UID:
-        os.chown("/box/work", PROGRAM_UID, PROGRAM_UID)
     os.umask(0o022)
     os.chdir("/box/work")
 
@@ -82,7 +84,7 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
     """Set the limits, become the program's user, and give up all privilege, for good."""
     memory, cpu_seconds, processes, open_files, file_size, _, _ = wire.SETTINGS.unpack(settings)
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     set_limit = resource.setrlimit
     set_limit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     set_limit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -94,17 +96,23 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
     fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(fd, b"1000")
     os.close(fd)
-    if os.getuid() != PROGRAM_UID:
-        os.setgroups([])
+    if _UID == PROGRAM_UID:
+        kernel.drop_capabilities()
+    else:
+        os.setgroups(())
         os.setresgid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
-        os.setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
-    kernel.drop_capabilities()
-    kernel.set_no_new_privileges()
+        os.setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)  # from 0: the kernel drops all capabilities with it
     program_filter.install()
 
 
-def limit_for_all() -> None:
-    """Limits that are the same for every program, set once in the zygote."""
+def settle() -> None:
+    """Do once, in the zygote, what holds for every program."""
+    os.umask(0)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # the sleeping init shares our handlers, and must have none
+    kernel.set_no_new_privileges()
+    kernel.drop_bounding_set()
+    kernel.keep_capabilities_from_exec()
+    kernel.set_undumpable()
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))

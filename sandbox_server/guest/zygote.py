@@ -9,42 +9,49 @@ import builtins
 import gc
 import json
 import os
-import random
 import select
-import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
+import _signal
 import _sitebuiltins
 import _socket
 
 from . import candidate, kernel, uncalled, wire, world
-from .separate import side
 
 _RUN, _KILL = b"R"[0], b"K"[0]
 _MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
 _WARM_UPS = 20  # more than the adaptive interpreter wants to see before it specialises
-_PRELOADED = (ast, random, traceback, uncalled)  # what every program's judging needs is imported before the fork
+_PRELOADED = (ast, traceback, uncalled)  # what every program's judging needs is imported before the fork
 
 
-def main(control_fd: int, nested: bool) -> None:
+def main(control_fd: int, nested: bool, apart: bool) -> None:
     """Serve programs until the server hangs up.
 
     Args:
         control_fd: a SOCK_SEQPACKET connection to the server.
         nested: give each program namespaces of its own; else the jail is for one program.
+        apart: programs are sides of a separate judgement, which take more modules.
     """
-    Zygote(_socket.socket(fileno=control_fd), nested).serve()
+    if apart:
+        from .separate import side
+
+        become = side.main
+    else:
+        become = candidate.main
+    Zygote(_socket.socket(fileno=control_fd), nested, become).serve()
 
 
 class Zygote:
     """One jail's parent of programs."""
 
-    def __init__(self, control: "_socket.socket", nested: bool) -> None:
+    def __init__(self, control: "_socket.socket", nested: bool, become: Callable[[int, int, int], None]) -> None:
         self._control = control
         self._nested = nested
+        self._become = become
         self._init = kernel.SleepingInit()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self._poll = select.poll()
@@ -57,10 +64,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Run what comes."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the sleeping init shares our handlers
-        world.limit_for_all()
-        kernel.drop_bounding_set()
-        kernel.set_undumpable()
+        world.settle()
         _settle()
         while True:
             message, descriptors = self._receive()
@@ -95,10 +99,7 @@ class Zygote:
                 world.furnish(box, self._nested)
                 places = world.place_descriptors(open_files, request, report, stdin, stdout, stderr, link)
                 world.confine(settings, self._filter)
-                if link < 0:
-                    candidate.main(*places[:2])
-                else:
-                    side.main(*places)
+                self._become(*places)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -109,7 +110,7 @@ class Zygote:
         _, status, usage = os.wait4(child, 0)
         wall = time.monotonic_ns() - started
         if self._nested:
-            signal.pidfd_send_signal(init_fd, signal.SIGKILL)
+            _signal.pidfd_send_signal(init_fd, _signal.SIGKILL)
             os.waitpid(init, 0)  # returns when the namespace's last process is dead
             os.close(init_fd)
         else:
@@ -136,7 +137,7 @@ class Zygote:
             if not message:
                 os._exit(0)  # the server is gone; all below the jail's first process dies with it
             if message[0] == _KILL:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
         poll.unregister(pidfd)
         os.close(pidfd)
 
@@ -168,7 +169,7 @@ def _settle() -> None:
 
 def _kill_all_others() -> None:
     try:
-        os.kill(-1, signal.SIGKILL)
+        os.kill(-1, _signal.SIGKILL)
         while True:
             os.waitpid(-1, 0)
     except (ProcessLookupError, ChildProcessError):

@@ -479,8 +479,7 @@ def _run(
     report: dict[str, Any] = {"end": "done", "code": 0, "reached": False}
     try:
         exec(code, namespace)  # noqa: S102
-        uncalled.call(tree, namespace, instrumenter.functions, entered, entry_point, "")
-        report["reached"] = True
+        report["reached"] = uncalled.call(tree, namespace, instrumenter.functions, entered, entry_point, "")
     except SystemExit as stop:
         report["end"] = "exit"
         if watch is not None and watch.ended_by_its_runner(stop):
