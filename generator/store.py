@@ -214,8 +214,9 @@ def insert_new(session: Session, model: type[models.Base], rows: Sequence[Mappin
     """
     if not rows:
         return 0
-    result = session.connection().execute(insert_ignoring(session, model), list(rows))
-    return max(result.rowcount, 0)
+    statement = insert_ignoring(session, model).execution_options(preserve_rowcount=True)
+    inserted: int = session.connection().execute(statement, list(rows)).rowcount
+    return inserted
 
 
 def insert_ignoring(session: Session, model: type[models.Base]) -> Any:

@@ -41,7 +41,7 @@ RECIPE = """
 name = "small"
 
 [database]
-url = "sqlite:///{folder}/small.db"
+url = "{url}"
 
 [seeds]
 source = "folder"

@@ -171,9 +171,9 @@ def test_export_names_a_version_that_is_not_there(run: Run, built: Recipe) -> No
     fails_with(run("export", "--dataset", "small@9"), "no data set small v9; there are: small v1")
 
 
-def test_db_upgrade_makes_the_tables_and_says_so(run: Run, small: Recipe) -> None:
-    assert "made" in run("db", "upgrade").stdout
-    assert "nothing to do" in run("db", "upgrade").stdout
+def test_db_upgrade_makes_the_tables_and_says_so(run: Run, new_url: str) -> None:
+    assert "made" in run("db", "upgrade", "--db", new_url).stdout
+    assert "nothing to do" in run("db", "upgrade", "--db", new_url).stdout
 
 
 @pytest.mark.parametrize("command", ["seeds", "plan", "build", "status", "export"])

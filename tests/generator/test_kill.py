@@ -1,4 +1,4 @@
-"""Builds that are killed at any moment, over real HTTP and a real database file; only the sandbox is a stand-in."""
+"""Builds that are killed at any moment, over real HTTP and a real database; only the sandbox is a stand-in."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from generator import models
-from generator.recipe import Recipe
-from generator.store import Database, open_database
+from generator.store import Database
 from tests.generator.model_server import ModelServer, serve_model
 from tests.generator.rules import RECIPE, write_seeds
 
@@ -38,9 +37,11 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder / "small.toml")], cwd=root)
 
 
-def write(folder: Path, server: ModelServer, seeds: int) -> None:
+def write(folder: Path, url: str, server: ModelServer, seeds: int) -> None:
     write_seeds(folder, [f"add_{number}" for number in range(seeds)])
-    text = RECIPE.format(folder=folder).replace('engine = "openai"', f'engine = "openai"\nbase_url = "{server.url}"')
+    text = RECIPE.format(folder=folder, url=url).replace(
+        'engine = "openai"', f'engine = "openai"\nbase_url = "{server.url}"'
+    )
     (folder / "small.toml").write_text(text)
 
 
@@ -54,14 +55,13 @@ def stored(database: Database) -> set[str]:
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_kill_9_at_any_moment_loses_no_finished_row(tmp_path: Path, kills: int) -> None:
+def test_kill_9_at_any_moment_loses_no_finished_row(tmp_path: Path, url: str, database: Database, kills: int) -> None:
     """Calls are at most what was wanted and, for each kill, what was in flight; and no row is there twice."""
     chance = random.Random(kills)
     seeds = 3 * kills
     wanted = seeds * 5
     with serve_model(delay_s=0.02) as server:
-        write(tmp_path, server, seeds)
-        database = open_database(f"sqlite:///{tmp_path}/small.db", create=True)
+        write(tmp_path, url, server, seeds)
         kept: set[str] = set()
         for _ in range(kills):
             process = start(tmp_path)
@@ -82,19 +82,17 @@ def test_kill_9_at_any_moment_loses_no_finished_row(tmp_path: Path, kills: int) 
     assert wanted <= len(calls) <= wanted + kills * CONCURRENCY
     with database.reading() as session:
         assert session.scalar(sa.select(models.Dataset.size)) == seeds
-        assert session.scalar(sa.text("PRAGMA integrity_check")) == "ok"
 
 
-def test_ctrl_c_stores_what_is_finished(tmp_path: Path, small: Recipe) -> None:
+def test_ctrl_c_stores_what_is_finished(tmp_path: Path, url: str, database: Database) -> None:
     with serve_model(delay_s=0.02) as server:
-        write(tmp_path, server, 40)
+        write(tmp_path, url, server, 40)
         process = start(tmp_path)
         while len(server.calls) < 10:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         process.wait()
         answered = set(server.calls)
-        database = open_database(f"sqlite:///{tmp_path}/small.db")
         finished = stored(database)
 
     assert finished <= answered

@@ -12,15 +12,10 @@ import sqlalchemy as sa
 
 from generator import models, store
 from generator.leases import Leases
-from generator.store import Database, open_database
+from generator.store import Database
 from generator.writer import Writer
 from tests.generator.model_server import serve_model
 from tests.generator.test_kill import start, stored, write
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Database:
-    return open_database(str(tmp_path / "a.db"), create=True)
 
 
 def claim(leases: Leases, *keys: str) -> set[str]:
@@ -36,49 +31,49 @@ def left(database: Database) -> tuple[int, int]:
         )
 
 
-async def test_a_row_is_claimed_by_one_worker_only(empty: Database) -> None:
-    async with Leases(empty) as first, Leases(empty) as second:
+async def test_a_row_is_claimed_by_one_worker_only(database: Database) -> None:
+    async with Leases(database) as first, Leases(database) as second:
         assert claim(first, "a", "b") == {"a", "b"}
         assert claim(second, "b", "c") == {"c"}
         assert claim(first, "a") == set()  # at work already
 
 
-async def test_a_row_that_is_stored_cannot_be_claimed(empty: Database) -> None:
-    with empty.writing() as session:
+async def test_a_row_that_is_stored_cannot_be_claimed(database: Database) -> None:
+    with database.writing() as session:
         store.insert_new(session, models.Recipe, [{"id": "a", "stage": "test", "parameters": {}}])
 
-    async with Leases(empty) as leases:
+    async with Leases(database) as leases:
         assert claim(leases, "a", "b") == {"b"}
-        assert left(empty)[0] == 1
+        assert left(database)[0] == 1
 
 
-async def test_storing_a_row_ends_its_lease(empty: Database) -> None:
-    async with Leases(empty) as leases, Writer(empty) as writer:
+async def test_storing_a_row_ends_its_lease(database: Database) -> None:
+    async with Leases(database) as leases, Writer(database) as writer:
         claim(leases, "a", "b")
         await writer.insert(models.Recipe, {"id": "a", "stage": "test", "parameters": {}})
 
-        assert left(empty)[0] == 1
+        assert left(database)[0] == 1
 
 
-async def test_a_worker_that_leaves_gives_everything_back(empty: Database) -> None:
-    async with Leases(empty) as leases:
+async def test_a_worker_that_leaves_gives_everything_back(database: Database) -> None:
+    async with Leases(database) as leases:
         claim(leases, "a")
 
-    assert left(empty) == (0, 0)
+    assert left(database) == (0, 0)
 
 
 async def test_the_leases_of_a_worker_whose_time_is_over_are_free(
-    empty: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("generator.leases.LEASE_S", -1.0)
-    async with Leases(empty) as late:
+    async with Leases(database) as late:
         claim(late, "a")
-        async with Leases(empty) as other:
+        async with Leases(database) as other:
             assert claim(other, "a") == {"a"}
         assert claim(late, "b") == {"b"}  # and it can sign in again
 
 
-async def test_the_leases_of_a_killed_process_are_free_at_once(empty: Database) -> None:
+async def test_the_leases_of_a_killed_process_are_free_at_once(database: Database, url: str) -> None:
     script = (
         "import asyncio, os, sys\nfrom generator.leases import Leases\nfrom generator.store import open_database\n"
         "from generator import models\n"
@@ -87,59 +82,57 @@ async def test_the_leases_of_a_killed_process_are_free_at_once(empty: Database) 
         "asyncio.run(main())"
     )
     root = Path(__file__).parents[2]
-    path = str(empty.engine.url.database)
-    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script, path, cwd=root)
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, cwd=root)
     assert await killed.wait() == -signal.SIGKILL
-    assert left(empty) == (1, 1)
+    assert left(database) == (1, 1)
 
-    async with Leases(empty) as leases:
+    async with Leases(database) as leases:
         assert claim(leases, "a") == {"a"}
 
 
-async def test_another_machines_worker_is_trusted_until_its_time_is_over(empty: Database) -> None:
-    with empty.writing() as session:
+async def test_another_machines_worker_is_trusted_until_its_time_is_over(database: Database) -> None:
+    with database.writing() as session:
         far = {"id": "far", "host": "elsewhere", "pid": os.getpid(), "process_start": "1"}
         store.insert_new(session, models.Worker, [{**far, "expires_at_s": time.time() + 60}])
         store.insert_new(session, models.Lease, [{"key": "a", "worker_id": "far"}])
 
-    async with Leases(empty) as leases:
+    async with Leases(database) as leases:
         assert claim(leases, "a") == set()
-        with empty.writing() as session:
+        with database.writing() as session:
             session.execute(sa.update(models.Worker).where(models.Worker.id == "far").values(expires_at_s=0.0))
         leases.clear_dead()
         assert claim(leases, "a") == {"a"}
 
 
-async def test_many_claims_at_once_give_each_row_to_one(empty: Database) -> None:
+async def test_many_claims_at_once_give_each_row_to_one(database: Database) -> None:
     keys = [f"k{number}" for number in range(300)]
-    async with Leases(empty) as first, Leases(empty) as second, Leases(empty) as third:
+    async with Leases(database) as first, Leases(database) as second, Leases(database) as third:
         workers = (first, second, third)
         claimed = await asyncio.gather(*(asyncio.to_thread(claim, worker, *keys) for worker in workers))
 
     assert sorted(key for some in claimed for key in some) == sorted(keys)
 
 
-def test_several_builds_share_the_work_and_draw_nothing_twice(tmp_path: Path) -> None:
+def test_several_builds_share_the_work_and_draw_nothing_twice(tmp_path: Path, url: str, database: Database) -> None:
     seeds = 30
     with serve_model(delay_s=0.02) as server:
-        write(tmp_path, server, seeds)
-        open_database(f"sqlite:///{tmp_path}/small.db", create=True).close()
+        write(tmp_path, url, server, seeds)
         builds = [start(tmp_path) for _ in range(3)]
         assert [build.wait() for build in builds] == [0, 0, 0]
         calls = list(server.calls)
 
-    database = open_database(f"sqlite:///{tmp_path}/small.db")
     assert len(calls) == len(set(calls)) == len(stored(database)) == seeds * 5
     assert left(database) == (0, 0)
     with database.reading() as session:
         assert [dataset.size for dataset in session.scalars(sa.select(models.Dataset))] == [seeds]
 
 
-def test_when_one_of_two_builds_is_killed_the_other_does_its_share(tmp_path: Path) -> None:
+def test_when_one_of_two_builds_is_killed_the_other_does_its_share(
+    tmp_path: Path, url: str, database: Database
+) -> None:
     seeds = 30
     with serve_model(delay_s=0.02) as server:
-        write(tmp_path, server, seeds)
-        open_database(f"sqlite:///{tmp_path}/small.db", create=True).close()
+        write(tmp_path, url, server, seeds)
         builds = [start(tmp_path) for _ in range(2)]
         while len(server.calls) < 40:
             time.sleep(0.01)
@@ -147,4 +140,4 @@ def test_when_one_of_two_builds_is_killed_the_other_does_its_share(tmp_path: Pat
         builds[0].wait()
         assert builds[1].wait() == 0
 
-    assert len(stored(open_database(f"sqlite:///{tmp_path}/small.db"))) == seeds * 5
+    assert len(stored(database)) == seeds * 5

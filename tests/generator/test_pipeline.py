@@ -18,6 +18,7 @@ from sandbox_server.errors import InvalidJob, Overloaded, Unavailable
 from sandbox_server.jobs import Job, Limits, LimitsRequest, Outcome, ProgramError, Verdict
 from sandbox_server.settings import SettingsError
 from tests.fakes import LIMITS, FakeSandbox, passes
+from tests.generator.conftest import SQLITE_ONLY
 from tests.generator.rules import RuleEngine, answer, stage_of, write_seeds
 
 
@@ -345,6 +346,7 @@ async def test_a_model_that_writes_what_no_database_stores_is_kept_as_far_as_can
     assert texts == {"a\u2400b, ?c, d"}
 
 
+@SQLITE_ONLY
 async def test_a_full_disk_stops_the_build_with_one_clear_line(small: Recipe, database: Database) -> None:
     with database.reading() as session:
         pages = session.scalar(sa.text("PRAGMA page_count")) or 0

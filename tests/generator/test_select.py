@@ -19,8 +19,8 @@ SELECTION = Cause("selection", {"sections": ["reasoning", "implementation"]})
 class Shelf:
     """A database with one seed, one line of concepts, and whatever instructions and responses a test puts on it."""
 
-    def __init__(self, path: Path) -> None:
-        self.database: Database = open_database(str(path), create=True)
+    def __init__(self, database: Database) -> None:
+        self.database = database
         with self.database.writing() as session:
             self.recipe = store.ensure_recipe(session, "test", {})
             named = {"name": "p", "parameters": {}, "concepts_recipe_id": self.recipe, "responses_samples": 99}
@@ -86,8 +86,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "a.db")
+def shelf(database: Database) -> Shelf:
+    return Shelf(database)
 
 
 def test_one_response_of_an_instruction_stays(shelf: Shelf) -> None:
@@ -114,7 +114,7 @@ def test_what_is_kept_does_not_depend_on_the_order_of_arrival(tmp_path: Path) ->
     rows = [(f"r{n:02}", f"i{n % 5}", f"a = {n % 7}") for n in range(30)]
     results = []
     for attempt in range(3):
-        shelf = Shelf(tmp_path / f"{attempt}.db")
+        shelf = Shelf(open_database(str(tmp_path / f"{attempt}.db"), create=True))
         for number in range(5):
             shelf.instruction(f"i{number}", f"do {number % 4}")
         shuffled = random.Random(attempt).sample(rows, len(rows))

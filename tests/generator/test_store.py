@@ -12,11 +12,6 @@ from generator.keys import key_of
 from generator.store import Database, DatabaseError, UnknownDataset, open_database
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Database:
-    return open_database(str(tmp_path / "new" / "folder" / "a.db"), create=True)
-
-
 def add_snapshot(database: Database, size: int, version: int = 1) -> str:
     """Store a snapshot with everything above it that foreign keys ask for."""
     with database.writing() as session:
@@ -40,8 +35,10 @@ def add_snapshot(database: Database, size: int, version: int = 1) -> str:
     return id
 
 
-def test_a_database_is_made_with_its_folder(empty: Database) -> None:
-    assert schema.current_revision(empty) == schema.HEAD
+def test_a_database_is_made_with_its_folder(tmp_path: Path) -> None:
+    database = open_database(str(tmp_path / "new" / "folder" / "a.db"), create=True)
+
+    assert schema.current_revision(database) == schema.HEAD
 
 
 def test_reading_from_a_database_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
@@ -69,11 +66,11 @@ def test_somebody_elses_tables_are_left_alone(tmp_path: Path) -> None:
         open_database(str(tmp_path / "theirs.db"), create=True)
 
 
-def test_a_database_of_a_newer_schema_is_refused_in_one_line(empty: Database) -> None:
-    with empty.writing() as session:
+def test_a_database_of_a_newer_schema_is_refused_in_one_line(database: Database, url: str) -> None:
+    with database.writing() as session:
         session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
 
-    for attempt in (lambda: open_database(str(empty.engine.url.database)), lambda: schema.upgrade(empty)):
+    for attempt in (lambda: open_database(url), lambda: schema.upgrade(database)):
         with pytest.raises(DatabaseError, match=r"schema 9999 is newer than this selfalign's .*; upgrade selfalign"):
             attempt()
 
@@ -99,12 +96,12 @@ def test_a_password_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_two_processes_may_make_a_database_at_once(tmp_path: Path) -> None:
+def test_several_may_make_a_database_at_once(new_url: str) -> None:
     errors: list[BaseException] = []
 
     def make() -> None:
         try:
-            open_database(str(tmp_path / "raced.db"), create=True).close()
+            open_database(new_url, create=True).close()
         except BaseException as error:
             errors.append(error)
 
@@ -117,104 +114,104 @@ def test_two_processes_may_make_a_database_at_once(tmp_path: Path) -> None:
     assert errors == []
 
 
-def test_a_failed_session_stores_nothing(empty: Database) -> None:
+def test_a_failed_session_stores_nothing(database: Database) -> None:
     def store_and_fail() -> None:
-        with empty.writing() as session:
+        with database.writing() as session:
             store.ensure_recipe(session, "test", {})
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         store_and_fail()
 
-    with empty.reading() as session:
+    with database.reading() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(models.Recipe)) == 0
 
 
-def test_inserting_a_row_twice_keeps_the_first(empty: Database) -> None:
+def test_inserting_a_row_twice_keeps_the_first(database: Database) -> None:
     row = {"id": "r", "stage": "test", "parameters": {"a": 1}}
-    with empty.writing() as session:
+    with database.writing() as session:
         first = store.insert_new(session, models.Recipe, [row])
         second = store.insert_new(session, models.Recipe, [{**row, "stage": "other"}])
 
     assert (first, second) == (1, 0)
-    with empty.reading() as session:
+    with database.reading() as session:
         assert session.scalar(sa.select(models.Recipe.stage)) == "test"
 
 
-def test_a_row_without_its_parent_is_refused(empty: Database) -> None:
-    with pytest.raises(sa.exc.IntegrityError), empty.writing() as session:
+def test_a_row_without_its_parent_is_refused(database: Database) -> None:
+    with pytest.raises(sa.exc.IntegrityError), database.writing() as session:
         store.insert_new(session, models.PipelineSeed, [{"pipeline": "none", "seed_id": "none"}])
 
 
-def test_the_newest_version_is_found_unless_another_is_asked_for(empty: Database) -> None:
-    first, second = add_snapshot(empty, 3, version=1), add_snapshot(empty, 3, version=2)
+def test_the_newest_version_is_found_unless_another_is_asked_for(database: Database) -> None:
+    first, second = add_snapshot(database, 3, version=1), add_snapshot(database, 3, version=2)
 
-    with empty.reading() as session:
+    with database.reading() as session:
         assert store.find_dataset(session, "pairs").id == second
         assert store.find_dataset(session, "pairs", 1).id == first
 
 
-def test_an_unknown_dataset_is_answered_with_those_there_are(empty: Database) -> None:
-    add_snapshot(empty, 1)
+def test_an_unknown_dataset_is_answered_with_those_there_are(database: Database) -> None:
+    add_snapshot(database, 1)
 
-    with empty.reading() as session:
+    with database.reading() as session:
         with pytest.raises(UnknownDataset, match=r"no data set pears; there are: pairs v1"):
             store.find_dataset(session, "pears")
         with pytest.raises(UnknownDataset, match=r"no data set pairs v7"):
             store.find_dataset(session, "pairs", 7)
 
 
-def test_items_come_in_the_order_asked_for(empty: Database) -> None:
-    id = add_snapshot(empty, 1200)
+def test_items_come_in_the_order_asked_for(database: Database) -> None:
+    id = add_snapshot(database, 1200)
     positions = [1199, 0, 7, 7, *range(1100, 0, -1)]
 
-    with empty.reading() as session:
+    with database.reading() as session:
         items = list(store.iter_items(session, id, positions))
 
     assert [item.position for item in items] == positions
     assert (items[0].instruction, items[0].response) == ("do 1199", "done 1199")
 
 
-def test_a_position_outside_the_snapshot_is_named(empty: Database) -> None:
-    id = add_snapshot(empty, 2)
+def test_a_position_outside_the_snapshot_is_named(database: Database) -> None:
+    id = add_snapshot(database, 2)
 
-    with empty.reading() as session, pytest.raises(UnknownDataset, match="has no position 2"):
+    with database.reading() as session, pytest.raises(UnknownDataset, match="has no position 2"):
         list(store.iter_items(session, id, [0, 2]))
 
 
-def test_an_evaluation_asked_for_again_is_the_same_row(empty: Database) -> None:
-    with empty.writing() as session:
+def test_an_evaluation_asked_for_again_is_the_same_row(database: Database) -> None:
+    with database.writing() as session:
         first = store.add_evaluation(session, benchmark="b", subject="m", parameters={"n": 1}).id
-    with empty.writing() as session:
+    with database.writing() as session:
         again = store.add_evaluation(session, benchmark="b", subject="m", parameters={"n": 1}).id
         other = store.add_evaluation(session, benchmark="b", subject="m", parameters={"n": 2}).id
 
     assert first == again != other
 
 
-def test_a_training_that_goes_on_keeps_its_row(empty: Database) -> None:
-    dataset_id = add_snapshot(empty, 1)
-    with empty.writing() as session:
+def test_a_training_that_goes_on_keeps_its_row(database: Database) -> None:
+    dataset_id = add_snapshot(database, 1)
+    with database.writing() as session:
         id = store.add_training(session, dataset_id=dataset_id, parameters={}, output="a").id
         store.finish_training(session, id, status="failed", metrics={"steps": 1})
-    with empty.writing() as session:
+    with database.writing() as session:
         store.add_training(session, dataset_id=dataset_id, parameters={}, output="a", id=id)
 
-    with empty.reading() as session:
+    with database.reading() as session:
         training = session.scalars(sa.select(models.Training)).one()
     assert (training.status, training.finished_at) == ("running", None)
 
 
-@pytest.mark.parametrize("sql", ["DELETE FROM recipes", "CREATE TABLE t (a)", "DROP VIEW funnel"])
-def test_a_query_cannot_change_anything(empty: Database, sql: str) -> None:
+@pytest.mark.parametrize("sql", ["DELETE FROM recipes", "CREATE TABLE t (a INTEGER)", "DROP VIEW funnel"])
+def test_a_query_cannot_change_anything(database: Database, sql: str) -> None:
     with pytest.raises(DatabaseError, match="only reads"):
-        store.run_query(empty, sql)
+        store.run_query(database, sql)
 
-    add_snapshot(empty, 1)  # and writing works afterwards
+    add_snapshot(database, 1)  # and writing works afterwards
 
 
-def test_a_query_answers_columns_and_rows(empty: Database) -> None:
-    assert store.run_query(empty, "SELECT 1 AS a, ':b' AS b") == (["a", "b"], [(1, ":b")])
+def test_a_query_answers_columns_and_rows(database: Database) -> None:
+    assert store.run_query(database, "SELECT 1 AS a, ':b' AS b") == (["a", "b"], [(1, ":b")])
 
 
 def test_text_that_no_database_stores_is_made_storable() -> None:

@@ -1,20 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from generator import models
 from generator.concurrency import for_each
-from generator.store import Database, DatabaseError, open_database
+from generator.store import Database, DatabaseError
 from generator.writer import Writer
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Database:
-    return open_database(str(tmp_path / "a.db"), create=True)
 
 
 def row(number: int) -> dict[str, object]:
@@ -26,44 +20,44 @@ def count(database: Database) -> int:
         return session.scalar(sa.select(sa.func.count()).select_from(models.Recipe)) or 0
 
 
-async def test_a_row_is_there_for_everybody_when_insert_returns(empty: Database) -> None:
-    async with Writer(empty) as writer:
+async def test_a_row_is_there_for_everybody_when_insert_returns(database: Database) -> None:
+    async with Writer(database) as writer:
         await writer.insert(models.Recipe, row(1))
 
-        assert count(empty) == 1
+        assert count(database) == 1
 
 
-async def test_rows_that_arrive_together_share_commits(empty: Database) -> None:
+async def test_rows_that_arrive_together_share_commits(database: Database) -> None:
     commits = 0
 
-    @sa.event.listens_for(empty.engine, "commit")
+    @sa.event.listens_for(database.engine, "commit")
     def _count(_connection: object) -> None:
         nonlocal commits
         commits += 1
 
-    async with Writer(empty) as writer:
+    async with Writer(database) as writer:
         await asyncio.gather(*(writer.insert(models.Recipe, row(number)) for number in range(100)))
 
-    assert count(empty) == 100
+    assert count(database) == 100
     assert commits <= 3
 
 
-async def test_a_row_whose_caller_was_cancelled_is_stored_all_the_same(empty: Database) -> None:
-    async with Writer(empty) as writer:
+async def test_a_row_whose_caller_was_cancelled_is_stored_all_the_same(database: Database) -> None:
+    async with Writer(database) as writer:
         task = asyncio.create_task(writer.insert(models.Recipe, row(1)))
         await asyncio.sleep(0)
         task.cancel()
 
-    assert count(empty) == 1
+    assert count(database) == 1
 
 
-async def test_those_who_wait_hear_of_a_failed_commit_and_later_rows_can_still_be_stored(empty: Database) -> None:
-    async with Writer(empty) as writer:
+async def test_those_who_wait_hear_of_a_failed_commit_and_later_rows_can_still_be_stored(database: Database) -> None:
+    async with Writer(database) as writer:
         with pytest.raises((DatabaseError, sa.exc.IntegrityError)):
             await writer.insert(models.Recipe, {"id": None, "stage": "test", "parameters": {}})
         await writer.insert(models.Recipe, row(2))
 
-    assert count(empty) == 1
+    assert count(database) == 1
 
 
 async def test_no_more_are_at_work_than_was_said() -> None:
