@@ -21,16 +21,14 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from generator.store import Database, iter_items, open_database
+from generator.store import BATCH_ROWS, Database, iter_items, open_database
 from trainer.chat import REFUSALS, Encoder, Example
 from trainer.folder import write_json
 from trainer.order import Permutation, Positions
-from trainer.packing import IGNORED, MicroBatch, best_fit_decreasing, flatten
+from trainer.packing import IGNORED, MicroBatch, even_bins, flatten
 
 Rows = npt.NDArray[np.int32]
 """Shape [rows, 3]: position in the snapshot, tokens, trained tokens."""
-
-SURVEY_BATCH = 512
 
 
 class DataUnfit(Exception):
@@ -139,8 +137,8 @@ def survey(
     refused: Counter[str] = Counter()
     truncated = 0
     with (folder / "train.rows").open("wb") as train, (folder / "evaluation.rows").open("wb") as evaluation:
-        for start in range(0, source.size, SURVEY_BATCH):
-            positions = range(start, min(start + SURVEY_BATCH, source.size))
+        for start in range(0, source.size, BATCH_ROWS):
+            positions = range(start, min(start + BATCH_ROWS, source.size))
             pairs = source.fetch(positions)
             tables: dict[Any, list[tuple[int, int, int]]] = {train: [], evaluation: []}
             for position, pair, example in zip(positions, pairs, encoder(pairs), strict=True):
@@ -194,7 +192,7 @@ class Step(TypedDict):
     squared_lengths: int
     """Sum of the squares of the examples' lengths, of all processes; what attention costs."""
     slots: int
-    """Tokens that the forward passes of all processes had room for; `tokens` / `slots` is the packing fill."""
+    """Passes of all processes times tokens of the largest; `tokens` / `slots` is the packing fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +271,7 @@ class Steps(Dataset[Step]):
         lengths: list[int] = chosen[:, 1].tolist()
         bins = [[index] for index in range(len(lengths))]
         if self.capacity is not None:
-            bins = best_fit_decreasing(lengths, self.capacity)
+            bins = even_bins(lengths, self.capacity, self.share.world)
         # Largest first: processes get like loads, and a step too large for the memory fails at once.
         bins.sort(key=lambda items: (-sum(lengths[index] for index in items), items))
         mine = bins[self.share.rank :: self.share.world]
@@ -289,7 +287,7 @@ class Steps(Dataset[Step]):
             tokens=tokens,
             trained_tokens=int(chosen[:, 2].sum()),
             squared_lengths=sum(length * length for length in lengths),
-            slots=tokens if self.capacity is None else len(bins) * self.capacity,
+            slots=tokens if self.capacity is None else len(bins) * sum(lengths[index] for index in bins[0]),
         )
 
     def loader(self, workers: int = 0) -> DataLoader[Step]:

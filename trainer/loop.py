@@ -46,7 +46,7 @@ class StepTrainer(Trainer):
         self.tokens = 0
         """Trained on in this session, by all processes."""
         self.slots = 0
-        """Tokens that the forward passes of this session had room for."""
+        """Of the session's steps, see `Step`; `tokens` / `slots` is the packing fill."""
         self.seconds = 0.0
         """Of this session, evaluation and checkpoints left out."""
         self._since_log = _Interval()

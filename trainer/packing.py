@@ -51,6 +51,33 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     return sorted(sorted(items) for items in bins)
 
 
+def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[list[int]]:
+    """Pack items into as few bins as `best_fit_decreasing` does, and those as even as it can.
+
+    The bins' own size is lowered as far as their number allows: the largest forward pass of a step decides how much
+    memory it takes and, with several processes in step, how long the others wait.
+
+    Args:
+        lengths: of the items, each from 1 to `capacity`.
+        capacity: of a bin, at most.
+        multiple: of the number of bins, where the items suffice; the number of processes that share them.
+
+    Returns:
+        As `best_fit_decreasing`.
+    """
+    bins = best_fit_decreasing(lengths, capacity)
+    wanted = -(-len(bins) // multiple) * multiple
+    low, high = max(lengths, default=0), capacity
+    while low < high:
+        middle = (low + high) // 2
+        attempt = best_fit_decreasing(lengths, middle)
+        if len(attempt) <= wanted:
+            bins, high = attempt, middle
+        else:
+            low = middle + 1
+    return bins
+
+
 def flatten(examples: Sequence[Example]) -> MicroBatch:
     """Lay examples one after the other in one row.
 

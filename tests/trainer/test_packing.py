@@ -12,7 +12,7 @@ from transformers.models.starcoder2 import Starcoder2ForCausalLM
 
 from trainer.chat import Example
 from trainer.model import ModelUnfit, check_packing
-from trainer.packing import IGNORED, best_fit_decreasing, flatten
+from trainer.packing import IGNORED, best_fit_decreasing, even_bins, flatten
 
 pytestmark = pytest.mark.train
 
@@ -33,6 +33,21 @@ def test_no_two_bins_could_have_been_one(lengths: list[int]) -> None:
 def test_the_fullest_bin_that_has_room_is_taken() -> None:
     assert best_fit_decreasing([6, 5, 4, 3], capacity=10) == [[0, 2], [1, 3]]
     assert best_fit_decreasing([7, 6, 3], capacity=10) == [[0, 2], [1]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 4))
+def test_even_bins_are_no_more_and_no_larger(lengths: list[int], processes: int) -> None:
+    """Rounded up to a multiple of the processes, never past what the items need."""
+    plain, even = best_fit_decreasing(lengths, 50), even_bins(lengths, 50, processes)
+    assert sorted(index for items in even for index in items) == list(range(len(lengths)))
+    assert len(even) <= -(-len(plain) // processes) * processes
+    sizes = [max(sum(lengths[index] for index in items) for items in bins) for bins in (plain, even)]
+    assert sizes[1] <= sizes[0]
+
+
+def test_even_bins_share_out_what_one_bin_would_leave() -> None:
+    assert best_fit_decreasing([5, 5, 4, 4], capacity=14) == [[0, 1, 2], [3]]
+    assert even_bins([5, 5, 4, 4], capacity=14) == [[0, 2], [1, 3]]
 
 
 def test_an_item_longer_than_a_bin_is_refused() -> None:
