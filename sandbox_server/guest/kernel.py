@@ -163,6 +163,6 @@ def set_no_new_privileges() -> None:
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
-def set_undumpable() -> None:
-    """Nobody without privilege may trace us or read our memory."""
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+def set_dumpable(dumpable: bool) -> None:
+    """May others of our user trace us and read our memory? Our files in /proc are our own only then."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0))

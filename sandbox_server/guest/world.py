@@ -93,10 +93,13 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
         set_limit(resource.RLIMIT_AS, (memory, memory))
     if processes:
         set_limit(resource.RLIMIT_NPROC, (processes, processes))
+    if _UID == PROGRAM_UID:
+        kernel.set_dumpable(True)  # or the next file is the host's root's, who is nobody in here
     fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(fd, b"1000")
     os.close(fd)
     if _UID == PROGRAM_UID:
+        kernel.set_dumpable(False)
         kernel.drop_capabilities()
     else:
         os.setgroups(())
@@ -112,7 +115,7 @@ def settle() -> None:
     kernel.set_no_new_privileges()
     kernel.drop_bounding_set()
     kernel.keep_capabilities_from_exec()
-    kernel.set_undumpable()
+    kernel.set_dumpable(False)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
