@@ -9,5 +9,27 @@ made), and bind what they need of other modules when they are imported.
 """
 
 import builtins
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 
 BUILTINS = dict(vars(builtins))
+
+_hidden: dict[str, ModuleType] = {}
+
+
+def hide() -> None:
+    """Be nowhere that a program finds by a name. For the zygote, when all is imported."""
+    for name in [name for name in sys.modules if name == __name__ or name.startswith(f"{__name__}.")]:
+        _hidden[name] = sys.modules.pop(name)
+
+
+@contextlib.contextmanager
+def visible() -> Iterator[None]:
+    """For an import of what few programs need, before the program runs."""
+    sys.modules.update(_hidden)
+    try:
+        yield
+    finally:
+        hide()

@@ -1,7 +1,7 @@
 """Rewrite the assertions of tests so that each one is counted and a failed one explains itself.
 
 ``assert left == right, message`` becomes ``assert @eq(7, left, right), message``, and ``assert value`` becomes
-``assert @true(7, value)``. The functions behind these names (`judging.Ledger.names`) make the comparison, count it, and
+``assert @true(7, value)``. The functions behind these names make the comparison, count it, and
 note a failure whatever the tests then do with the exception; operands are evaluated once, in the same order, and nothing
 holds on to them. Names that begin with ``@`` cannot collide with a program's.
 
@@ -47,11 +47,13 @@ class Instrumenter:
 
     Attributes:
         assertions: what the checks are called with is an index into this.
+        used: the names that rewritten assertions call.
         functions: qualified names of the test functions whose entry is reported, by the index given to `ENTERED`.
     """
 
     def __init__(self, self_testing: bool = False) -> None:
         self.assertions: list[Assertion] = []
+        self.used: set[str] = set()
         self.functions: list[str] = []
         self._self_testing = self_testing
 
@@ -115,6 +117,7 @@ class Instrumenter:
             name, operator = TRUE, ""
             arguments.append(test)
         statement.test = Call(Name(name, _LOAD, **where), arguments, [], **where)
+        self.used.add(name)
         self.assertions.append((statement, operator))
 
 

@@ -12,8 +12,8 @@ import traceback
 import types
 from typing import Any
 
-from . import BUILTINS, uncalled
-from .instrument import ENTERED, TRUE, Assertion, Instrumenter
+from . import BUILTINS, uncalled, visible
+from .instrument import ENTERED, Assertion, Instrumenter
 
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
@@ -42,80 +42,11 @@ class Ledger:
         """Assertions executed so far."""
         return int(self._counter.__reduce__()[1][0])
 
-    def names(self) -> dict[str, Any]:
-        """What rewritten assertions call: makes the comparison, counts it, and notes a failure."""
-        ran, failed = self.ran, self.failed
-
-        def true(index: int, value: object) -> bool:
-            if value:
-                ran()
-                return True
-            return failed(index)
-
-        def eq(index: int, left: object, right: object) -> bool:
-            if left == right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def ne(index: int, left: object, right: object) -> bool:
-            if left != right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def lt(index: int, left: Any, right: Any) -> bool:
-            if left < right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def le(index: int, left: Any, right: Any) -> bool:
-            if left <= right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def gt(index: int, left: Any, right: Any) -> bool:
-            if left > right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def ge(index: int, left: Any, right: Any) -> bool:
-            if left >= right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def is_(index: int, left: object, right: object) -> bool:
-            if left is right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def is_not(index: int, left: object, right: object) -> bool:
-            if left is not right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def in_(index: int, left: Any, right: Any) -> bool:
-            if left in right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        def not_in(index: int, left: Any, right: Any) -> bool:
-            if left not in right:
-                ran()
-                return True
-            return failed(index, left, right)
-
-        return {
-            TRUE: true, "@eq": eq, "@ne": ne, "@lt": lt, "@le": le, "@gt": gt, "@ge": ge, "@is": is_,
-            "@is_not": is_not, "@in": in_, "@not_in": not_in,
-        }  # fmt: skip
+    def names(self, used: set[str]) -> dict[str, Any]:
+        """The functions behind the names that rewritten assertions call; from now on they count for this ledger."""
+        global _ran, _failed
+        _ran, _failed = self.ran, self.failed
+        return {name: _CHECKS[name] for name in used}
 
     def failed(self, index: int, *sides: Any) -> bool:
         """One of the rewritten assertions did not hold. Answers False, for it to fail."""
@@ -136,6 +67,94 @@ class Ledger:
     def report(self) -> dict[str, Any]:
         """What the server is told of it."""
         return {"run": self.evaluated, "failed": self.failures, "first": self.first}
+
+
+# One ledger counts in a process. The functions are made once, before the fork: their being made, in each run, would
+# touch as many pages of memory as there are functions.
+_ran: Any = None
+_failed: Any = None
+
+
+def _true(index: int, value: object) -> bool:
+    if value:
+        _ran()
+        return True
+    return bool(_failed(index))
+
+
+def _eq(index: int, left: object, right: object) -> bool:
+    if left == right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _ne(index: int, left: object, right: object) -> bool:
+    if left != right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _lt(index: int, left: Any, right: Any) -> bool:
+    if left < right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _le(index: int, left: Any, right: Any) -> bool:
+    if left <= right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _gt(index: int, left: Any, right: Any) -> bool:
+    if left > right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _ge(index: int, left: Any, right: Any) -> bool:
+    if left >= right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _is(index: int, left: object, right: object) -> bool:
+    if left is right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _is_not(index: int, left: object, right: object) -> bool:
+    if left is not right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _in(index: int, left: Any, right: Any) -> bool:
+    if left in right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+def _not_in(index: int, left: Any, right: Any) -> bool:
+    if left not in right:
+        _ran()
+        return True
+    return bool(_failed(index, left, right))
+
+
+_CHECKS = {
+    f"@{check.__name__[1:]}": check for check in (_true, _eq, _ne, _lt, _le, _gt, _ge, _is, _is_not, _in, _not_in)
+}
 
 
 def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> dict[str, Any]:
@@ -173,7 +192,7 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
 
     ledger = Ledger(judged, instrumenter.assertions)
     entered: set[int] = set()
-    marks = {**ledger.names(), ENTERED: entered.add} if judged else {}
+    marks = {**ledger.names(instrumenter.used), ENTERED: entered.add} if judged else {}
     module = types.ModuleType("__main__")
     namespace = module.__dict__
     namespace["__file__"] = CODE_FILE
@@ -184,10 +203,10 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
         remember_source(TESTS_FILE, tests)
     watch = None
     if judged and "unittest" in judged:
-        from .unittests import Watch
+        with visible():
+            from .unittests import Watch
 
         watch = Watch(ledger, CODE_FILE if expect_tests else TESTS_FILE)
-    _leave_sys_modules()
 
     report: dict[str, Any] = {"end": "done", "code": 0, "reached": False}
     try:
@@ -334,13 +353,6 @@ def _segment(source: str, where: ast.stmt) -> str:
     if len(lines) == 1:
         return lines[0].encode()[where.col_offset : where.end_col_offset].decode(errors="replace")[:_SIDE]
     return "\n".join(line.strip() for line in lines)[:_SIDE]
-
-
-def _leave_sys_modules() -> None:
-    """Be nowhere that a program finds by a name; modules that are still needed are all imported by now."""
-    package = __package__ or ""
-    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
-        del sys.modules[name]
 
 
 def remember_source(name: str, source: str) -> None:

@@ -19,7 +19,7 @@ import _signal
 import _sitebuiltins
 import _socket
 
-from . import candidate, kernel, uncalled, wire, world
+from . import candidate, hide, kernel, uncalled, visible, wire, world
 
 _RUN, _KILL = b"R"[0], b"K"[0]
 _MAX_MESSAGE = 1 << 16
@@ -146,7 +146,8 @@ class Zygote:
         child = os.fork()
         if child == 0:
             try:
-                from . import collect
+                with visible():
+                    from . import collect
 
                 collect.main(box, request, out)
             except BaseException:
@@ -163,6 +164,7 @@ def _settle() -> None:
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
     candidate.rehearse(_WARM_UPS)
+    hide()
     gc.collect()
     gc.freeze()
 

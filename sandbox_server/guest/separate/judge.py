@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable
 from typing import Any, cast
 
-from .. import judging, uncalled
+from .. import judging, uncalled, visible
 from ..instrument import ENTERED, Instrumenter
 from .describe import is_of_library
 from .fitness import Fitness, shadowed
@@ -468,12 +468,13 @@ def _run(
     sys.modules["__main__"], sys.modules["solution"] = main, Solution(peer, defined)
     namespace["__name__"], namespace["__file__"] = "__main__", judging.CODE_FILE
     namespace["__builtins__"] = builtins
-    for name, function in {**ledger.names(), ENTERED: entered.add}.items():
+    for name, function in {**ledger.names(instrumenter.used), ENTERED: entered.add}.items():
         namespace[name] = function
     judging.remember_source(judging.TESTS_FILE, tests)
     watch = None
     if "unittest" in tests:
-        from ..unittests import Watch
+        with visible():
+            from ..unittests import Watch
 
         watch = Watch(ledger, judging.TESTS_FILE)
     report: dict[str, Any] = {"end": "done", "code": 0, "reached": False}
