@@ -361,7 +361,7 @@ class Codec:
             if sys.getrefcount(mirror.value) <= _REFERENCES_OF_ONE_ALONE:
                 gone.append(mirror.handle)
                 self.forget(mirror.handle)
-                mirror.held = ()
+                mirror.held, mirror.value = (), None  # so that what it held is alone too
         return gone
 
     def forget(self, handle: int) -> None:
