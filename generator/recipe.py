@@ -67,7 +67,7 @@ class ModelSettings:
 
     name: str
     revision: str = ""
-    engine: Literal["openai", "transformers", "recorded"] = "openai"
+    engine: Literal["openai", "vllm", "transformers", "recorded"] = "openai"
     mode: Literal["completion", "chat"] = "completion"
     base_url: str = "http://localhost:8000/v1"
     api_key_env: str = "OPENAI_API_KEY"
@@ -75,7 +75,7 @@ class ModelSettings:
     recording: str = ""
     """File or name of stored completions, for the engine `recorded`."""
     path: str = ""
-    """Local folder for the engine `transformers`; empty: `name` is loaded from the hub."""
+    """Local folder for the engines `transformers` and `vllm`; empty: `name` is loaded from the hub."""
     concurrency: int = 32
 
 

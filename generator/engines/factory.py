@@ -17,6 +17,10 @@ def open_engine(model: ModelSettings) -> Engine:
             from generator.engines.openai import OpenAIEngine
 
             return OpenAIEngine(model)
+        case "vllm":
+            from generator.engines.vllm import VllmEngine
+
+            return VllmEngine(model)
         case "transformers":
             from generator.engines.transformers import TransformersEngine
 

@@ -13,6 +13,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from generator.privacy import find_private
 from generator.records import SeedRecord
 from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
 
@@ -103,6 +104,11 @@ def _marker_word(record: SeedRecord) -> str | None:
     return None
 
 
+def _private(record: SeedRecord) -> str | None:
+    kind = find_private(record.code)
+    return f"holds {kind}" if kind else None
+
+
 SEED_FILTERS: tuple[SeedFilter, ...] = (
     SeedFilter("returns_nothing", "1", _returns_nothing),
     SeedFilter("takes_nothing", "1", _takes_nothing),
@@ -114,6 +120,7 @@ SEED_FILTERS: tuple[SeedFilter, ...] = (
     SeedFilter("relative_import", "1", _relative_import),
     SeedFilter("undefined_name", "1", _undefined_name),
     SeedFilter("marker_word", "1", _marker_word),
+    SeedFilter("private", "1", _private),
 )
 
 # Names are left alone: a function called `bug_report` is no unfinished one. From Python 3.12 on, an f-string's text is

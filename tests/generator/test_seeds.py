@@ -171,6 +171,8 @@ def test_names_and_versions_of_filters_are_their_own() -> None:
         (body("return f'FIXME {x}'"), "marker_word"),
         (body("debug = bugs = x\nreturn debug  # debugging"), None),
         (body("bug = x\nreturn bug"), None),
+        (body("return 'anna.keller' + x  # anna.keller" + "@posteo.de"), "private"),
+        (body("return x  # someone@example.com"), None),
     ],
 )
 def test_filters_object_to_what_they_say(code: str, expected: str | None) -> None:
