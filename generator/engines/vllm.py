@@ -1,7 +1,7 @@
 """Completions in this process with vLLM, for one box with an accelerator and nothing else to set up.
 
-vLLM pins its own torch and belongs into an environment of its own; where that is in the way, `vllm serve` with the engine
-`openai` does the same from another process.
+vLLM pins its own torch and belongs into an environment of its own; where that is in the way, `vllm serve` with the
+engine `openai` does the same from another process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise EngineUnavailable(
-                f"[model] engine: 'vllm' needs vLLM ({error}): install it with selfalign into an environment of its own, or "
-                "use `vllm serve` and the engine 'openai'"
+                f"[model] engine: 'vllm' needs vLLM ({error}): install it with selfalign into an environment of its own, "
+                "or use `vllm serve` and the engine 'openai'"
             ) from error
         self._vllm = vllm
         self._settings = model
