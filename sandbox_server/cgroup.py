@@ -45,11 +45,11 @@ class Group(Protocol):
         ...
 
     def memory_kills(self) -> int:
-        """Processes that the kernel killed for memory since `begin`."""
+        """Processes that the kernel killed for memory since the last call."""
         ...
 
     def process_refusals(self) -> int:
-        """Forks refused for the limit since `begin`."""
+        """Forks refused for the limit since the last call."""
         ...
 
     def remove(self) -> None:
@@ -81,6 +81,20 @@ class _File:
         os.close(self._fd)
 
 
+class _Counter:
+    """How far a counter in a control file has come since the last look."""
+
+    def __init__(self, file: _File, name: bytes) -> None:
+        self._file = file
+        self._name = name
+        self._seen = file.field(name)
+
+    def since_last(self) -> int:
+        now = self._file.field(self._name)
+        grown, self._seen = now - self._seen, now
+        return grown
+
+
 class _GroupV1:
     version: Version = "v1"
 
@@ -98,7 +112,9 @@ class _GroupV1:
         self._pids_events = _File(pids / "pids.events", os.O_RDONLY)
         self._cpu = _File(cpu / "cpuacct.usage", os.O_RDONLY)
         self._limits = (_UNLIMITED, 0)
-        self._cpu_start = self._oom_start = self._pids_start = 0
+        self._kills = _Counter(self._oom, b"oom_kill ")
+        self._refusals = _Counter(self._pids_events, b"max ")
+        self._cpu_start = 0
 
     def attach(self, pid: int) -> None:
         for folder in self._folders.values():
@@ -119,8 +135,6 @@ class _GroupV1:
     def begin(self) -> None:
         self._peak.write(0)
         self._cpu_start = self._cpu.number()
-        self._oom_start = self._oom.field(b"oom_kill ")
-        self._pids_start = self._pids_events.field(b"max ")
 
     def cpu_time_ns(self) -> int:
         return self._cpu.number() - self._cpu_start
@@ -129,10 +143,10 @@ class _GroupV1:
         return self._peak.number()
 
     def memory_kills(self) -> int:
-        return self._oom.field(b"oom_kill ") - self._oom_start
+        return self._kills.since_last()
 
     def process_refusals(self) -> int:
-        return self._pids_events.field(b"max ") - self._pids_start
+        return self._refusals.since_last()
 
     def remove(self) -> None:
         files = (self._limit, self._swap_limit, self._peak, self._oom, self._pids_limit, self._pids_events, self._cpu)
@@ -165,7 +179,9 @@ class _GroupV2:
         self._pids_events = _File(folder / "pids.events", os.O_RDONLY)
         self._cpu = _File(folder / "cpu.stat", os.O_RDONLY)
         self._limits = (_UNLIMITED, 0)
-        self._cpu_start = self._oom_start = self._pids_start = 0
+        self._kills = _Counter(self._events, b"oom_kill ")
+        self._refusals = _Counter(self._pids_events, b"max ")
+        self._cpu_start = 0
 
     def attach(self, pid: int) -> None:
         (self._folder / "cgroup.procs").write_text(str(pid))
@@ -180,8 +196,6 @@ class _GroupV2:
         if self._peak is not None:
             self._peak.write(b"reset")
         self._cpu_start = self._cpu.field(b"usage_usec ") * 1000
-        self._oom_start = self._events.field(b"oom_kill ")
-        self._pids_start = self._pids_events.field(b"max ")
 
     def cpu_time_ns(self) -> int:
         return self._cpu.field(b"usage_usec ") * 1000 - self._cpu_start
@@ -190,10 +204,10 @@ class _GroupV2:
         return 0 if self._peak is None else self._peak.number()
 
     def memory_kills(self) -> int:
-        return self._events.field(b"oom_kill ") - self._oom_start
+        return self._kills.since_last()
 
     def process_refusals(self) -> int:
-        return self._pids_events.field(b"max ") - self._pids_start
+        return self._refusals.since_last()
 
     def remove(self) -> None:
         for file in (self._limit, self._peak, self._events, self._pids_limit, self._pids_events, self._cpu):

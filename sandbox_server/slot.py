@@ -6,6 +6,7 @@ process saw, our own timers, the control group's counters, and what came through
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import json
@@ -30,6 +31,9 @@ _KILL_SECONDS = 5.0  # from asking for a run's end to giving the slot up
 _REPORT_BYTES = 1 << 20
 _COLLECTED_BYTES = 80 << 20
 _PIPE_READ = 1 << 16
+_QUICK_SECONDS = 0.005
+_NEAR_LIMIT = 0.9
+_PROCESSORS = os.cpu_count() or 1
 _SPARE_PROCESSES = 4  # what the jail itself needs below a limit on processes
 
 
@@ -111,7 +115,7 @@ class Slot:
     async def _handshake(self, program_filter: bytes) -> None:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._control, ready.set_result, None)
+        loop.add_reader(self._control, _resolve, ready)
         try:
             await ready
         finally:
@@ -131,6 +135,20 @@ class Slot:
         self._group.attach(pids[0])
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self._control.send(program_filter)
+        loop.add_reader(self._control, self._on_control)
+
+    def _on_control(self) -> None:
+        try:
+            message = self._control.recv(256)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self.healthy = False
+            asyncio.get_running_loop().remove_reader(self._control)
+        if self._run is not None:
+            self._run.ended(message)
 
     async def run(
         self, request: bytes, stdin: bytes, limits: Limits, collect: bool, link: int | None = None
@@ -152,7 +170,7 @@ class Slot:
         try:
             run.send(request, stdin, collect, link)
             evidence = await run.finish()
-            self.healthy = not evidence.slot_lost
+            self.healthy = self.healthy and not evidence.slot_lost
             return evidence
         except (Unavailable, Broken, OSError) as error:
             self.healthy = False
@@ -162,11 +180,7 @@ class Slot:
             raise
         except asyncio.CancelledError:
             # The slot is whole again once the program is dead.
-            run.stop("cancelled")
-            try:
-                await run.finish()
-            except (Unavailable, OSError):
-                self.healthy = False
+            self.healthy = await run.abandon() and self.healthy
             raise
         finally:
             self._run = None
@@ -180,9 +194,10 @@ class Slot:
     async def close(self) -> None:
         """Kill the jail with all that runs in it, and remove its control group."""
         self.healthy = False
-        with contextlib.suppress(OSError):
-            self._control.close()
         loop = asyncio.get_running_loop()
+        if self._control.fileno() >= 0:
+            loop.remove_reader(self._control)
+            self._control.close()
         await loop.run_in_executor(None, self._end)
 
     def _end(self) -> None:
@@ -205,8 +220,41 @@ class Slot:
         return " ".join(lines)[-1000:]
 
 
+class _Pipe:
+    """Our end of one of a program's pipes, and what came through it."""
+
+    __slots__ = ("buffer", "cap", "fd", "overflowed")
+
+    def __init__(self, fd: int, buffer: bytearray, cap: int) -> None:
+        self.fd = fd
+        self.buffer = buffer
+        self.cap = cap
+        self.overflowed = False
+
+    def drain(self) -> bool:
+        """Read what is there; past the cap it is dropped. Answers False at its end."""
+        while True:
+            try:
+                data = os.read(self.fd, _PIPE_READ)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            room = self.cap - len(self.buffer)
+            if len(data) > room:
+                self.overflowed = True
+                data = data[:room]
+            self.buffer += data
+            if len(data) < _PIPE_READ:
+                return True
+
+
 class _Run:
-    """One program on its way through a slot."""
+    """One program on its way through a slot.
+
+    Most programs end within milliseconds and write less than a pipe holds, so nothing is watched at first: what they
+    wrote is read when they have ended. Only one that still runs after `_QUICK_SECONDS` gets readers and clocks.
+    """
 
     def __init__(self, control: socket.socket, group: Group, limits: Limits) -> None:
         self._loop = asyncio.get_running_loop()
@@ -215,9 +263,9 @@ class _Run:
         self._limits = limits
         self._evidence = Evidence()
         self._done: asyncio.Future[None] = self._loop.create_future()
-        self._readers: dict[int, tuple[bytearray, int, str]] = {}
+        self._pipes: list[_Pipe] = []
+        self._watched: set[int] = set()
         self._timers: list[asyncio.TimerHandle] = []
-        self._stopping = False
 
     def send(self, request: bytes, stdin: bytes, collect: bool, link: int | None) -> None:
         """Hand the program to the slot's first process and start the clocks."""
@@ -236,42 +284,45 @@ class _Run:
         )
         given = [_memory_file(request)]
         try:
-            given.append(self._pipe(evidence.report, _REPORT_BYTES, "report"))
-            given.append(self._pipe(evidence.stdout, limits.output_bytes, "stdout"))
-            given.append(self._pipe(evidence.stderr, limits.output_bytes, "stderr"))
+            given.append(self._pipe(evidence.report, _REPORT_BYTES))
+            given.append(self._pipe(evidence.stdout, limits.output_bytes))
+            given.append(self._pipe(evidence.stderr, limits.output_bytes))
             if stdin:
                 given.append(_memory_file(stdin))
             if link is not None:
                 given.append(os.dup(link))
             if collect:
-                given.append(self._pipe(evidence.collected, _COLLECTED_BYTES, "collected"))
-            socket.send_fds(self._control, [b"R" + settings], given)
+                given.append(self._pipe(evidence.collected, _COLLECTED_BYTES))
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))
+            self._control.sendmsg((b"R" + settings,), (rights,))
         finally:
             for fd in given:
                 os.close(fd)
-        for fd in self._readers:
-            self._loop.add_reader(fd, self._drain, fd)
-        self._loop.add_reader(self._control, self._on_control)
-        self._timers = [self._loop.call_later(limits.wall_time_ms / 1000, self.stop, "wall")]
-        if counted:
-            self._watch_cpu()
-
-    def _pipe(self, buffer: bytearray, cap: int, name: str) -> int:
-        read, write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(read, False)
-        self._readers[read] = (buffer, cap, name)
-        return write
+        self._started = self._loop.time()
+        self._timers.append(self._loop.call_later(_QUICK_SECONDS, self._watch))
 
     async def finish(self) -> Evidence:
         """Wait until every process of the run is dead."""
-        await asyncio.shield(self._done)
+        await self._done
         return self._evidence
+
+    async def abandon(self) -> bool:
+        """Kill the program and wait until it is dead, for a caller that was cancelled. Answers whether that worked."""
+        self._done = self._loop.create_future()  # cancelling the caller cancelled the other
+        self.stop("cancelled")
+        while True:
+            try:
+                await asyncio.shield(self._done)
+                return True
+            except Unavailable:
+                return False
+            except asyncio.CancelledError:
+                continue  # again: the slot must be whole first, and `_give_up` bounds the wait
 
     def stop(self, reason: str) -> None:
         """Kill the program."""
-        if self._stopping or self._done.done():
+        if self._evidence.stopped or self._done.done():
             return
-        self._stopping = True
         self._evidence.stopped = reason
         self._timers.append(self._loop.call_later(_KILL_SECONDS, self._give_up))
         try:
@@ -279,19 +330,57 @@ class _Run:
         except OSError:
             self._give_up()
 
+    def ended(self, message: bytes) -> None:
+        """Take the first process's word that all is over, or its death."""
+        if self._done.done():
+            return
+        evidence = self._evidence
+        if len(message) != DONE.size:
+            evidence.slot_lost = True
+            self._measure()
+            if evidence.memory_kills:
+                # The kernel took the jail's first process along: the program's doing all the same.
+                evidence.status = signal.SIGKILL
+                self._done.set_result(None)
+            else:
+                self._done.set_exception(Unavailable("the slot was lost; it is replaced, try again"))
+            return
+        evidence.status, wall, cpu, largest, evidence.disk_full = DONE.unpack(message)
+        evidence.wall_time_ms = wall / 1e6
+        evidence.cpu_time_ms = cpu / 1e6
+        evidence.peak_memory_bytes = largest * 1024
+        self._measure()
+        # With every writer dead, one pass takes all that there is.
+        for pipe in self._pipes:
+            pipe.drain()
+        self._note_overflow()
+        self._done.set_result(None)
+
     def release(self) -> None:
         """Give back every descriptor and timer."""
         for timer in self._timers:
             timer.cancel()
-        self._loop.remove_reader(self._control)
-        for fd in self._readers:
+        for fd in self._watched:
             self._loop.remove_reader(fd)
-            os.close(fd)
-        self._readers.clear()
+        for pipe in self._pipes:
+            os.close(pipe.fd)
+        self._pipes.clear()
 
-    def _give_up(self) -> None:
-        if not self._done.done():
-            self._done.set_exception(Unavailable("the slot does not answer; it is replaced, try again"))
+    def _pipe(self, buffer: bytearray, cap: int) -> int:
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(write, True)
+        self._pipes.append(_Pipe(read, buffer, cap))
+        return write
+
+    def _watch(self) -> None:
+        """Attend to a program that takes its time."""
+        for pipe in self._pipes:
+            self._loop.add_reader(pipe.fd, self._on_output, pipe)
+            self._watched.add(pipe.fd)
+        at = self._started + self._limits.wall_time_ms / 1000
+        self._timers.append(self._loop.call_at(at, self.stop, "wall"))
+        if self._group.version != "none":
+            self._watch_cpu()
 
     def _watch_cpu(self) -> None:
         """Stop the program at its CPU limit; looks again no earlier than all processors together could reach it."""
@@ -300,70 +389,37 @@ class _Run:
             self.stop("cpu")
         else:
             pause = max(left / 1000 / _PROCESSORS, 0.002)
-            self._timers[1:] = [self._loop.call_later(pause, self._watch_cpu), *self._timers[2:]]
+            self._timers[0] = self._loop.call_later(pause, self._watch_cpu)
 
-    def _on_control(self) -> None:
-        try:
-            message = self._control.recv(256)
-        except BlockingIOError:
-            return
-        except OSError:
-            message = b""
-        if self._done.done():
-            return
-        if len(message) != DONE.size:
-            self._evidence.slot_lost = True
-            self._measure()
-            if self._evidence.memory_kills:
-                # The kernel took the jail's first process along: the program's doing all the same.
-                self._evidence.status = signal.SIGKILL
-                self._done.set_result(None)
-            else:
-                self._done.set_exception(Unavailable("the slot was lost; it is replaced, try again"))
-            return
+    def _on_output(self, pipe: _Pipe) -> None:
+        if not pipe.drain():
+            self._loop.remove_reader(pipe.fd)
+            self._watched.discard(pipe.fd)
+        self._note_overflow()
+
+    def _note_overflow(self) -> None:
+        report, stdout, stderr, *more = self._pipes
         evidence = self._evidence
-        evidence.status, wall, cpu, largest, full = DONE.unpack(message)
-        evidence.wall_time_ms = wall / 1e6
-        evidence.cpu_time_ms = cpu / 1e6
-        evidence.peak_memory_bytes = largest * 1024
-        evidence.disk_full = bool(full)
-        self._measure()
-        for fd in self._readers:
-            while self._drain(fd):
-                pass
-        self._done.set_result(None)
+        evidence.stdout_truncated, evidence.stderr_truncated = stdout.overflowed, stderr.overflowed
+        if report.overflowed or stdout.overflowed or stderr.overflowed or any(pipe.overflowed for pipe in more):
+            self.stop("output")
 
     def _measure(self) -> None:
-        group, evidence = self._group, self._evidence
+        group, evidence, limits = self._group, self._evidence, self._limits
         if group.version != "none":
             evidence.cpu_time_ms = group.cpu_time_ns() / 1e6
-            evidence.peak_memory_bytes = group.peak_memory_bytes() or evidence.peak_memory_bytes
-            evidence.memory_kills = group.memory_kills()
             evidence.process_refusals = group.process_refusals()
-        evidence.cpu_limit_reached = evidence.cpu_time_ms >= self._limits.cpu_time_ms
-
-    def _drain(self, fd: int) -> bool:
-        """Read what is there; past the cap it is dropped, and the program stopped."""
-        try:
-            data = os.read(fd, _PIPE_READ)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(fd)
-            return False
-        buffer, cap, name = self._readers[fd]
-        room = cap - len(buffer)
-        buffer += data[:room]
-        if len(data) > room:
-            if name == "stdout":
-                self._evidence.stdout_truncated = True
-            elif name == "stderr":
-                self._evidence.stderr_truncated = True
-            self.stop("output")
-        return True
+            peak = group.peak_memory_bytes()
+            evidence.peak_memory_bytes = peak or evidence.peak_memory_bytes
+            # The kernel kills for memory at the limit only; without a peak we have to ask.
+            if not peak or peak > limits.memory_bytes * _NEAR_LIMIT:
+                evidence.memory_kills = group.memory_kills()
+        evidence.cpu_limit_reached = evidence.cpu_time_ms >= limits.cpu_time_ms
 
 
-_PROCESSORS = os.cpu_count() or 1
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _memory_file(content: bytes) -> int:
