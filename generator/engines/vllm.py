@@ -28,8 +28,8 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise EngineUnavailable(
-                f"[model] engine: 'vllm' needs vLLM ({error}): install it with selfalign into an environment of its own, "
-                "or use `vllm serve` and the engine 'openai'"
+                f"[model] engine: 'vllm' needs vLLM ({error}): install it with selfalign into an environment of its "
+                "own, or use `vllm serve` and the engine 'openai'"
             ) from error
         self._vllm = vllm
         self._settings = model
