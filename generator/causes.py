@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generator.recipe import ModelSettings, Recipe, StageSettings
+from generator.recipe import ModelSettings, Recipe, SeedSettings, StageSettings
 from generator.stages import Stage
 from generator.store import recipe_key
 from sandbox_server.jobs import Limits, LimitsRequest, RuntimeInfo
@@ -38,10 +38,12 @@ class Cause:
 
 
 def seeds(recipe: Recipe) -> Cause:
-    """Where seeds are looked for."""
-    settings = dataclasses.asdict(recipe.seeds)
+    """Where seeds are looked for: what is set, so that a setting that is new in a version changes nothing."""
+    usual = SeedSettings()
+    settings = {item.name: getattr(recipe.seeds, item.name) for item in dataclasses.fields(usual)}
     del settings["limit"]  # says how many are read, not which are there
-    return Cause("seeds", _plain(settings))
+    chosen = {name: value for name, value in settings.items() if value != getattr(usual, name)}
+    return Cause("seeds", {"source": recipe.seeds.source} | {name: to_plain(value) for name, value in chosen.items()})
 
 
 def seed_filters(filters: Iterable[tuple[str, str]]) -> Cause:
@@ -115,5 +117,13 @@ def complete_limits(asked: LimitsRequest, default: Limits) -> Limits:
     return dataclasses.replace(default, **given)
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def to_plain(settings: Any) -> Any:
+    """A settings dataclass as what JSON can hold and `settings.parse` reads again; what is not set is left out."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        values = ((item.name, getattr(settings, item.name)) for item in dataclasses.fields(settings))
+        return {name: to_plain(value) for name, value in values if value is not None}
+    if isinstance(settings, tuple | list):
+        return [to_plain(item) for item in settings]
+    if isinstance(settings, dict):
+        return {str(key): to_plain(value) for key, value in settings.items()}
+    return settings if isinstance(settings, str | int | float | bool | None) else str(settings)

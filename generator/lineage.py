@@ -54,7 +54,10 @@ def show(session: Session, prefix: str) -> dict[str, Any]:
                 story |= _fate(session, row)
         case Execution():
             story["executions"] = _plain(row)
-            responses = sa.select(Response).where(Response.program_key == row.program_key)
+            recipes = sa.select(Recipe.id).where(Recipe.stage == "responses")  # the index begins with the recipe
+            responses = sa.select(Response).where(
+                Response.recipe_id.in_(recipes), Response.program_key == row.program_key
+            )
             story["responses"] = _listed(session, responses)
         case _:
             story[row.__tablename__] = _plain(row)

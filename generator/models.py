@@ -19,7 +19,18 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Key = String(32)
@@ -93,6 +104,8 @@ class Pipeline(Base):
     responses_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
     executions_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
     selection_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    dataset_id: Mapped[str | None] = mapped_column(Key)
+    """The snapshot that the last selection made or found unchanged."""
     concepts_samples: Mapped[int] = mapped_column(default=1)
     """Samples wanted of each parent; rows with a higher index are left out."""
     instructions_samples: Mapped[int] = mapped_column(default=1)
@@ -151,7 +164,10 @@ class Response(_Generated, Base):
     """One answer to an instruction, with its own tests."""
 
     __tablename__ = "responses"
-    __table_args__ = (UniqueConstraint("recipe_id", "instruction_id", "sample_index"),)
+    __table_args__ = (
+        UniqueConstraint("recipe_id", "instruction_id", "sample_index"),
+        Index(None, "recipe_id", "program_key"),  # in one order with executions: what was not run is found in one pass
+    )
     instruction_id: Mapped[str] = mapped_column(ForeignKey("instructions.id"), index=True)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     reasoning: Mapped[str | None] = mapped_column(Text)
@@ -162,7 +178,7 @@ class Response(_Generated, Base):
     """The program: the Python blocks of `implementation`."""
     test_code: Mapped[str | None] = mapped_column(Text)
     """The Python block of `tests`."""
-    program_key: Mapped[str | None] = mapped_column(Key, index=True)
+    program_key: Mapped[str | None] = mapped_column(Key)
     """Hash of `code` and `test_code`: what `executions` are found by."""
 
 

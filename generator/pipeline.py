@@ -188,7 +188,7 @@ def declare(database: Database, pipeline: Pipeline) -> None:
         for cause in (pipeline.seeds, pipeline.seed_filters, *pipeline.stages.values()):
             ensure_recipe(session, cause.stage, cause.parameters)
         row = session.get(models.Pipeline, pipeline.name) or models.Pipeline(name=pipeline.name)
-        row.parameters = to_plain(pipeline.recipe)
+        row.parameters = causes.to_plain(pipeline.recipe)
         row.seed_filters_recipe_id = pipeline.seed_filters.id
         row.concepts_recipe_id = pipeline.chain.recipes["concepts"]
         row.instructions_recipe_id = pipeline.chain.recipes["instructions"]
@@ -197,18 +197,6 @@ def declare(database: Database, pipeline: Pipeline) -> None:
         row.instructions_samples = pipeline.chain.samples["instructions"]
         row.responses_samples = pipeline.chain.samples["responses"]
         session.add(row)
-
-
-def to_plain(settings: Any) -> Any:
-    """A settings dataclass as what JSON can hold and `settings.parse` reads again; what is not set is left out."""
-    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        values = ((item.name, getattr(settings, item.name)) for item in dataclasses.fields(settings))
-        return {name: to_plain(value) for name, value in values if value is not None}
-    if isinstance(settings, tuple | list):
-        return [to_plain(item) for item in settings]
-    if isinstance(settings, dict):
-        return {str(key): to_plain(value) for key, value in settings.items()}
-    return settings if isinstance(settings, str | int | float | bool | None) else str(settings)
 
 
 # Seeds
@@ -406,8 +394,8 @@ class _Line:
         passed = 0
 
         def missing() -> int:
-            wanted, done = work.count_programs(self.database, pipeline.chain, executions.id)
-            return wanted - done
+            pending, _ = work.count_programs(self.database, pipeline.chain, executions.id)
+            return pending
 
         def keyed(program: Program) -> str:
             return key_of("execution", program.key, executions.id)

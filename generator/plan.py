@@ -56,8 +56,8 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
         pending = to_do + pending * samples
         steps.append(Step(stage, counted.rows, to_do, pending))
     recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
-    programs, run = work.count_programs(database, chain, recipe_id)
-    steps.append(Step("executions", run, programs - run, programs - run + pending))
+    unrun, run = work.count_programs(database, chain, recipe_id)
+    steps.append(Step("executions", run, unrun, unrun + pending))
     return steps
 
 

@@ -52,6 +52,8 @@ class SeedSettings:
     """Of `jsonl`, `parquet` and `hub`."""
     licence: str = ""
     """SPDX expression of the code where the source does not tell: always for a folder, never for packages."""
+    benchmarks: str = ""
+    """A folder of benchmark files, all splits of them: seeds that overlap a problem are left out."""
     limit: int = 0
     """At most this many, chosen by key; 0 means all."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from generator import work
 from generator.causes import Cause
 from generator.filters import UNIQUE, Candidate, judge
 from generator.keys import key_of
@@ -61,20 +62,38 @@ def select(database: Database, chain: Chain, executions: str, selection: Cause, 
     Returns:
         The newest snapshot, which is a new one only if its content is.
     """
+    if unchanged := _unchanged(database, chain, selection, dataset):
+        return unchanged
     with database.writing() as session:
         take_turns(session, f"selection of {dataset}")
         ensure_recipe(session, selection.stage, selection.parameters)
-        session.execute(
-            sa.update(Pipeline).where(Pipeline.name == chain.pipeline).values(selection_recipe_id=selection.id)
-        )
         judged = _judge_new(session, chain, executions, selection.id)
-        removed = _forget_stale(session, chain, selection.id)
-        if judged or removed:
+        if _forget_stale(session, chain, selection.id) or judged:
             _keep_one_of_alike(session, selection.id)
-        newest = _newest(session, dataset)
-        if judged or removed or newest is None or newest.recipe_id != selection.id:
-            return _freeze(session, selection, dataset, newest, judged)
-        return Snapshot(0, dataset, newest.size, is_new=False, version=newest.version)
+        snapshot, dataset_id = _freeze(session, selection, dataset, judged)
+        results = {"selection_recipe_id": selection.id, "dataset_id": dataset_id}
+        session.execute(sa.update(Pipeline).where(Pipeline.name == chain.pipeline).values(results))
+        return snapshot
+
+
+def _unchanged(database: Database, chain: Chain, selection: Cause, dataset: str) -> Snapshot | None:
+    """The newest snapshot, if counting alone shows that selecting again would change nothing; else None.
+
+    Judgements under a recipe are of responses under the one that it names. So if there are as many of the first as of
+    the second, all are judged; and if the chain has as many responses, all of those are the chain's.
+    """
+    judged = sa.select(sa.func.count()).select_from(Judgement).where(Judgement.recipe_id == selection.id)
+    responses = sa.select(sa.func.count()).select_from(Response)
+    with database.reading() as session:
+        newest, last = _newest(session, dataset), session.get_one(Pipeline, chain.pipeline)
+        if newest is None or (last.selection_recipe_id, last.dataset_id) != (selection.id, newest.id):
+            return None
+        count = session.scalar(judged)
+        if count != session.scalar(responses.where(Response.recipe_id == chain.recipes["responses"])):
+            return None
+    if count != work.count(database, chain, "responses").rows:
+        return None
+    return Snapshot(0, dataset, newest.size, is_new=False, version=newest.version)
 
 
 def _judge_new(session: Session, chain: Chain, executions: str, recipe_id: str) -> int:
@@ -164,8 +183,9 @@ def _keep_one_of_alike(session: Session, recipe_id: str) -> None:
             session.execute(sa.update(Judgement), changed)
 
 
-def _freeze(session: Session, selection: Cause, name: str, newest: Dataset | None, judged: int) -> Snapshot:
-    """Store the kept pairs as a snapshot, unless the newest one has the same content."""
+def _freeze(session: Session, selection: Cause, name: str, judged: int) -> tuple[Snapshot, str | None]:
+    """Store the kept pairs as a snapshot, unless the newest one has the same content; tell it and its id."""
+    newest = _newest(session, name)
     sections = selection.parameters["sections"]
     content = hashlib.blake2b(digest_size=16)
     size = 0
@@ -174,9 +194,9 @@ def _freeze(session: Session, selection: Cause, name: str, newest: Dataset | Non
         size += 1
     content_key = content.hexdigest()
     if newest is None and not size:
-        return Snapshot(judged, name, 0, is_new=False, version=None)
+        return Snapshot(judged, name, 0, is_new=False, version=None), None
     if newest is not None and newest.content_key == content_key:
-        return Snapshot(judged, name, size, is_new=False, version=newest.version)
+        return Snapshot(judged, name, size, is_new=False, version=newest.version), newest.id
     version = newest.version + 1 if newest else 1
     dataset = Dataset(
         id=key_of("dataset", name, version, content_key),
@@ -196,7 +216,7 @@ def _freeze(session: Session, selection: Cause, name: str, newest: Dataset | Non
             for position, item in batch
         ]
         session.execute(sa.insert(DatasetItem), rows)
-    return Snapshot(judged, name, size, is_new=True, version=version)
+    return Snapshot(judged, name, size, is_new=True, version=version), dataset.id
 
 
 def _kept(session: Session, recipe_id: str, sections: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -12,9 +12,12 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from generator.privacy import find_private
+from generator.recipe import SeedSettings
 from generator.records import SeedRecord
+from generator.seeds.benchmarks import BenchmarkIndex
 from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
 
 MAX_LINES = 150
@@ -128,9 +131,26 @@ SEED_FILTERS: tuple[SeedFilter, ...] = (
 _TEXT_TOKENS = frozenset({tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)})
 
 
-def judge(record: SeedRecord) -> Rejection | None:
+def seed_filters(settings: SeedSettings) -> tuple[SeedFilter, ...]:
+    """The filters that a recipe asks for; those that need data come last and have its hash as version.
+
+    Raises:
+        SettingsError: the data cannot be read.
+    """
+    if not settings.benchmarks:
+        return SEED_FILTERS
+    index = BenchmarkIndex(Path(settings.benchmarks))
+
+    def overlap(record: SeedRecord) -> str | None:
+        found = index.find(record.code)
+        return str(found) if found else None
+
+    return (*SEED_FILTERS, SeedFilter("benchmark_overlap", index.fingerprint, overlap))
+
+
+def judge(record: SeedRecord, filters: tuple[SeedFilter, ...] = SEED_FILTERS) -> Rejection | None:
     """Ask the filters in order; the first objection counts."""
-    for seed_filter in SEED_FILTERS:
+    for seed_filter in filters:
         if reason := seed_filter.reason(record):
             return Rejection(seed_filter, reason)
     return None

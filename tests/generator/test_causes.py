@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from generator import causes
-from generator.pipeline import Pipeline, to_plain
+from generator.causes import to_plain
+from generator.pipeline import Pipeline
 from generator.recipe import ModelSettings, Recipe, with_model
 from generator.stages import STAGES
 from sandbox_server.jobs import LimitsRequest

@@ -1,0 +1,132 @@
+"""How long `plan`, and a build with nothing to do, take on a finished database of many rows.
+
+    python benchmarks/plan_rows.py [--responses 1000000] [--url postgresql://...]
+
+The rows are written straight into the tables, with texts of a usual length, as a finished build would have left them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from store_rows import InstantModel, InstantSandbox  # beside this file
+
+from generator import causes, models
+from generator import plan as planning
+from generator.keys import key_of
+from generator.pipeline import Pipeline, build, declare
+from generator.progress import Silent
+from generator.recipe import ModelSettings, Recipe, SeedSettings, StageSettings
+from generator.store import Database, batched, ensure_recipe, insert_new, open_database
+
+SAMPLES = 10
+TEXT = "An answer of a usual length, which is about a thousand characters. " * 15
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--responses", type=int, default=1_000_000)
+    parser.add_argument("--url", default="", help="an empty database; default: SQLite in a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe(
+            name="bench",
+            model=ModelSettings("instant", mode="completion"),
+            seeds=SeedSettings(source="folder", path=folder, licence="MIT"),
+            responses=StageSettings(fewshots=1, samples=SAMPLES),
+        )
+        url = options.url or f"sqlite:///{folder}/bench.db"
+        database = open_database(url, create=True)
+        began = time.perf_counter()
+        fill(database, Pipeline(recipe), options.responses // SAMPLES)
+        print(f"{options.responses} responses written in {time.perf_counter() - began:.0f} s")
+        backend = f"SQLite {sqlite3.sqlite_version}" if database.engine.dialect.name == "sqlite" else "PostgreSQL"
+        if backend.startswith("SQLite"):
+            print(f"{Path(folder, 'bench.db').stat().st_size / 2**30:.2f} GiB")
+        first = asyncio.run(build(recipe, database, Silent(), engine=InstantModel(), sandbox=InstantSandbox()))
+        assert (first.completions_drawn, first.programs_run) == (0, 0), first
+        database.close()
+        times: dict[str, tuple[float, float]] = {}
+        for name in ("plan", "build"):
+            database = open_database(url)
+            began, cpu = time.perf_counter(), time.process_time()
+            if name == "plan":
+                steps = planning.plan(database, Pipeline(recipe))
+                assert not any(step.at_most for step in steps), steps
+            else:
+                report = asyncio.run(build(recipe, database, Silent(), engine=InstantModel(), sandbox=InstantSandbox()))
+                assert report.did_nothing, report
+            times[name] = time.perf_counter() - began, time.process_time() - cpu
+            database.close()
+    print(f"{backend}; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f}")
+    for name, (took_s, cpu_s) in times.items():
+        print(f"{name}, nothing to do: {took_s:.2f} s, of which {cpu_s:.2f} s CPU")
+
+
+def fill(database: Database, pipeline: Pipeline, parents: int) -> None:
+    """Write the rows of a finished build: a seed, concepts and an instruction for each of `parents`."""
+    declare(database, pipeline)
+    info = asyncio.run(InstantSandbox().info())
+    executions = causes.execution(info.runtimes[0], info.default_limits)
+    with database.writing() as session:
+        ensure_recipe(session, executions.stage, executions.parameters)
+        row = session.get_one(models.Pipeline, pipeline.name)
+        row.seeds_recipe_id, row.executions_recipe_id = pipeline.seeds.id, executions.id
+    for batch in batched(range(parents), 2000):
+        with database.writing() as session:
+            for model, rows in rows_of(pipeline, executions.id, batch):
+                insert_new(session, model, rows)
+
+
+def rows_of(
+    pipeline: Pipeline, executions: str, numbers: list[int]
+) -> Iterator[tuple[type[models.Base], list[dict[str, Any]]]]:
+    """The rows of some parents, table by table."""
+    recipes = pipeline.chain.recipes
+    key = {number: key_of("bench", number) for number in numbers}
+    drawn = {"text": TEXT, "finish_reason": "stop", "prompt_tokens": 900, "completion_tokens": 250, "error": None}
+    seed = {"name": "f", "code": TEXT, "docstring": "d", "origin": "o", "version": "1", "path": "p", "line": 1}
+    yield models.Seed, [{"id": k, "licence": "MIT", "licence_source": "", **seed} for k in key.values()]
+    yield models.PipelineSeed, [{"pipeline": pipeline.name, "seed_id": k, "chosen": True} for k in key.values()]
+    judged = {"recipe_id": pipeline.seed_filters.id, "subject_table": "seeds", "kept": True}
+    yield models.Judgement, [{"subject_id": k, **judged} for k in key.values()]
+    common = {"sample_index": 0, **drawn}
+    yield (
+        models.Concepts,
+        [{"id": k, "seed_id": k, "recipe_id": recipes["concepts"], "concepts": ["a"], **common} for k in key.values()],
+    )
+    kind = {"category": "function", "difficulty": "easy", "language": "Python", "recipe_id": recipes["instructions"]}
+    yield (
+        models.Instruction,
+        [{"id": k, "concepts_id": k, "instruction": f"do {k}", **kind, **common} for k in key.values()],
+    )
+    responses, programs = [], []
+    parts = {"reasoning": "r", "implementation": "i", "explanation": "e", "tests": "t", "test_code": "assert f()"}
+    ran = {"assurance": "", "stdout": b"", "stderr": b"", "wall_time_ms": 1.0, "cpu_time_ms": 1.0}
+    ran |= {"peak_memory_bytes": 1, "runtime_fingerprint": "", "recipe_id": executions}
+    for number, k in key.items():
+        for sample in range(SAMPLES):
+            id, program = key_of("response", number, sample), key_of("program", number, sample)
+            # One in five passes, as in the original's data.
+            verdict = "PASSED" if sample % 5 == 0 else "FAILED"
+            row = {"id": id, "instruction_id": k, "sample_index": sample, "recipe_id": recipes["responses"]}
+            responses.append(
+                {**row, "program_key": program, "code": f"x = {number * SAMPLES + sample}", **parts, **drawn}
+            )
+            programs.append({"id": key_of("run", program), "program_key": program, "verdict": verdict, **ran})
+    yield models.Response, responses
+    yield models.Execution, programs
+
+
+if __name__ == "__main__":
+    main()
