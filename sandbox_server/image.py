@@ -176,13 +176,15 @@ def _build(image: Image, packages: Path | None) -> None:
         _furnish(root)
         _open_to_others(root)
         # What is not compiled would be compiled again by every program that imports it: the image is read-only.
-        subprocess.run(
-            [interpreter.executable, "-I", "-S", "-m", "compileall", "-qq", prefix], check=False, timeout=600
-        )
+        _compile(interpreter, prefix)
         root.rename(image.root)
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)
         raise
+
+
+def _compile(interpreter: Interpreter, folder: Path) -> None:
+    subprocess.run([interpreter.executable, "-I", "-S", "-m", "compileall", "-qq", folder], check=False, timeout=600)
 
 
 def _leave_out(folder: str, names: list[str]) -> set[str]:
@@ -254,8 +256,12 @@ def _open_to_others(root: Path) -> None:
                 path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
-def place_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Write `files` into a new `folder`, all or nothing; a folder that is there already is left as it is."""
+def place_modules(folder: Path, files: dict[str, bytes], interpreter: Interpreter) -> None:
+    """Write Python files into a new `folder` and compile them, all or nothing; a folder that is there is left as it is.
+
+    Compiling is more than a saving of time: what an interpreter compiles for itself leaves holes all over its memory,
+    and every fork pays for them.
+    """
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -265,6 +271,7 @@ def place_files(folder: Path, files: dict[str, bytes]) -> None:
             path = building / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        _compile(interpreter, building)
         _open_to_others(building)
         try:
             building.rename(folder)

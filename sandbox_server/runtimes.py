@@ -61,7 +61,7 @@ def open_runtime(name: str, cache_dir: Path) -> Runtime:
     """
     settings = _read(name)
     interpreter = image.find_interpreter(settings.interpreter)
-    guest, guest_hash = place_guest(cache_dir)
+    guest, guest_hash = place_guest(interpreter, cache_dir)
     identity = repr((interpreter.build, settings, guest_hash))
     return Runtime(
         settings=settings,
@@ -79,8 +79,8 @@ def open_runtime(name: str, cache_dir: Path) -> Runtime:
     )
 
 
-def place_guest(cache_dir: Path) -> tuple[Path, str]:
-    """Copy the guest's source to where the jail's user can read it; answers the folder and the source's hash."""
+def place_guest(interpreter: image.Interpreter, cache_dir: Path) -> tuple[Path, str]:
+    """Copy the guest to where the jail's user can read it, compiled; answers the folder and the source's hash."""
     modules: dict[str, bytes] = {}
     pending = [("", importlib.resources.files("sandbox_server").joinpath("guest"))]
     for prefix, folder in pending:
@@ -90,9 +90,9 @@ def place_guest(cache_dir: Path) -> tuple[Path, str]:
             elif item.name.endswith(".py"):
                 modules[prefix + item.name] = item.read_bytes()
     key = hashlib.sha256(repr(sorted(modules.items())).encode()).hexdigest()[:16]
-    target = cache_dir / "guests" / key
+    target = cache_dir / "guests" / f"{interpreter.short}-{key}"
     try:
-        image.place_files(target, {f"selfalign_guest/{name}": text for name, text in modules.items()})
+        image.place_modules(target, {f"selfalign_guest/{name}": text for name, text in modules.items()}, interpreter)
     except OSError as error:
         raise HostUnfit(
             f"{target} cannot be written: {error}; free some space or set cache_dir to a folder that can be written"

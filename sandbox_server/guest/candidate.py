@@ -7,12 +7,6 @@ from typing import Any
 
 from . import BUILTINS, judging, wire
 
-# Imported without its hook: it would reseed, in Python, after each fork of the zygote.
-_register_at_fork, os.register_at_fork = os.register_at_fork, lambda **hooks: None  # type: ignore[assignment]
-import random  # noqa: E402
-
-os.register_at_fork = _register_at_fork
-
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
 # Bound before the program can replace them in their modules.
@@ -36,7 +30,7 @@ def main(request_fd: int, report_fd: int, _link_fd: int) -> None:
             os.close(report_fd)
             _execute(header["argv"])
     if seed is not None or b"random" in code or b"random" in tests:
-        _seed(seed)
+        seed_generators(seed)
     sys.argv = [judging.CODE_FILE]
     sys.path.insert(0, "/work")
     report = judging.run_program(
@@ -52,10 +46,15 @@ def main(request_fd: int, report_fd: int, _link_fd: int) -> None:
     _exit(report["code"])
 
 
-def _seed(seed: int | None) -> None:
-    """Every fork of a zygote would draw the same numbers. Costs too much for programs that do not name the module."""
-    random.seed(seed)
-    os.register_at_fork(after_in_child=random.seed)
+def seed_generators(seed: int | None) -> None:
+    """Seed what draws random numbers: as asked, or where it came along with the fork, afresh."""
+    if seed is not None:
+        import random
+
+        random.seed(seed)
+    numpy = sys.modules.get("numpy")  # `random` itself asks to be seeded after each fork
+    if numpy is not None:
+        numpy.random.seed(None if seed is None else seed % 2**32)
 
 
 def rehearse(times: int) -> None:

@@ -9,11 +9,11 @@ Every run pays for this, so it is small: only statements are walked, never expre
 nodes.
 """
 
-import ast
-from ast import (
-    AsyncFunctionDef,
+import _ast
+from _ast import (
     Assert,
     Assign,
+    AsyncFunctionDef,
     Call,
     ClassDef,
     Compare,
@@ -32,9 +32,9 @@ __builtins__ = BUILTINS  # type: ignore[assignment]
 
 ENTERED, TRUE = "@entered", "@true"
 CHECKS = {
-    ast.Eq: ("@eq", "=="), ast.NotEq: ("@ne", "!="), ast.Lt: ("@lt", "<"), ast.LtE: ("@le", "<="),
-    ast.Gt: ("@gt", ">"), ast.GtE: ("@ge", ">="), ast.Is: ("@is", "is"), ast.IsNot: ("@is_not", "is not"),
-    ast.In: ("@in", "in"), ast.NotIn: ("@not_in", "not in"),
+    _ast.Eq: ("@eq", "=="), _ast.NotEq: ("@ne", "!="), _ast.Lt: ("@lt", "<"), _ast.LtE: ("@le", "<="),
+    _ast.Gt: ("@gt", ">"), _ast.GtE: ("@ge", ">="), _ast.Is: ("@is", "is"), _ast.IsNot: ("@is_not", "is not"),
+    _ast.In: ("@in", "in"), _ast.NotIn: ("@not_in", "not in"),
 }  # fmt: skip
 _LOAD = Load()
 
@@ -57,11 +57,11 @@ class Instrumenter:
         self.functions: list[str] = []
         self._self_testing = self_testing
 
-    def rewrite(self, tree: ast.Module) -> None:
+    def rewrite(self, tree: _ast.Module) -> None:
         """Instrument the module."""
         self._walk(tree.body, "", True, True)
 
-    def _walk(self, body: list[ast.stmt], prefix: str, collect: bool, counted: bool) -> None:
+    def _walk(self, body: list[_ast.stmt], prefix: str, collect: bool, counted: bool) -> None:
         """Rewrite a list of statements.
 
         Args:

@@ -3,7 +3,7 @@
 The verdict is not made here: the report holds facts, and the server weighs them against what it saw from outside.
 """
 
-import ast
+import _ast
 import builtins
 import itertools
 import linecache
@@ -176,7 +176,7 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
     # Both are compiled before either runs: nothing that the program patches can reach the compiler.
     try:
         if judged:
-            tree = compile(judged, CODE_FILE if expect_tests else TESTS_FILE, "exec", ast.PyCF_ONLY_AST, **flags)
+            tree = compile(judged, CODE_FILE if expect_tests else TESTS_FILE, "exec", _ast.PyCF_ONLY_AST, **flags)
             instrumenter.rewrite(tree)
         if expect_tests:
             judged_tree = tree
@@ -348,7 +348,7 @@ def raised_in(frames: "types.TracebackType | None", judged: str, expect_tests: b
     return bool(judged) and not expect_tests and name == TESTS_FILE
 
 
-def _segment(source: str, where: ast.stmt) -> str:
+def _segment(source: str, where: _ast.stmt) -> str:
     lines = source.splitlines()[where.lineno - 1 : where.end_lineno]
     if len(lines) == 1:
         return lines[0].encode()[where.col_offset : where.end_col_offset].decode(errors="replace")[:_SIDE]

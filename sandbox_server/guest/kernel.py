@@ -1,10 +1,9 @@
 """System calls that the standard library does not wrap, through the C library."""
 
+import _signal
 import ctypes
 import errno
 import os
-
-import _signal
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -161,6 +160,13 @@ def keep_capabilities_from_exec() -> None:
 def set_no_new_privileges() -> None:
     """No exec may ever raise privileges again; a filter needs it."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def trim_memory() -> None:
+    """Give free memory back, so that a fork need not copy its page tables; only glibc can."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def set_dumpable(dumpable: bool) -> None:

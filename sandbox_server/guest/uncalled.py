@@ -1,6 +1,6 @@
 """Call the tests that a module only defines: test functions, test classes, unittest.TestCase, check(candidate)."""
 
-import ast
+import _ast
 import sys
 from ast import AsyncFunctionDef, ClassDef, FunctionDef
 from types import CoroutineType
@@ -10,11 +10,11 @@ from . import BUILTINS
 
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
-_ONLY_PARSE = ast.PyCF_ONLY_AST
+_ONLY_PARSE = _ast.PyCF_ONLY_AST
 
 
 def call(
-    tree: ast.Module,
+    tree: _ast.Module,
     namespace: dict[str, Any],
     functions: list[str],
     entered: set[int],

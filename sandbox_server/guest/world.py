@@ -5,10 +5,9 @@ a /proc and a tmpfs of its own. *Plain*: the jail serves one program and is that
 allow no further namespaces.
 """
 
+import _signal
 import os
 import resource
-
-import _signal
 
 from . import kernel, wire
 

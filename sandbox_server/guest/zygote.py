@@ -3,21 +3,20 @@
 It never holds a program's bytes: a fork inherits all of its memory, so what it has read, the next program could read.
 """
 
-import array
-import ast
+import _signal
+import _sitebuiltins
+import _socket
 import builtins
 import gc
 import json
 import os
 import select
+import struct
 import sys
 import time
 import traceback
+import typing
 from collections.abc import Callable
-
-import _signal
-import _sitebuiltins
-import _socket
 
 from . import candidate, hide, kernel, uncalled, visible, wire, world
 
@@ -25,7 +24,7 @@ _RUN, _KILL = b"R"[0], b"K"[0]
 _MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
 _WARM_UPS = 20  # more than the adaptive interpreter wants to see before it specialises
-_PRELOADED = (ast, traceback, uncalled)  # what every program's judging needs is imported before the fork
+_PRELOADED = (traceback, typing, uncalled)  # what every program's judging needs is imported before the fork
 
 
 def main(control_fd: int, nested: bool, apart: bool) -> None:
@@ -75,11 +74,11 @@ class Zygote:
 
     def _receive(self) -> "tuple[bytes, list[int]]":
         message, ancillary, _, _ = self._control.recvmsg(_MAX_MESSAGE, _socket.CMSG_SPACE(_MAX_FDS * 4))
-        descriptors = array.array("i")
+        descriptors: list[int] = []
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        return message, descriptors.tolist()
+                descriptors += struct.unpack(f"{len(data) // 4}i", data)
+        return message, descriptors
 
     def _run(self, settings: bytes, descriptors: "list[int]") -> None:
         request, report, stdout, stderr, *more = descriptors
@@ -166,6 +165,7 @@ def _settle() -> None:
     candidate.rehearse(_WARM_UPS)
     hide()
     gc.collect()
+    kernel.trim_memory()
     gc.freeze()
 
 

@@ -14,7 +14,7 @@ def main(request_fd: int, report_fd: int, link_fd: int) -> None:
     header, blobs = wire.unpack(candidate._read_all(request_fd))
     os.close(request_fd)
     code, tests = (blob.decode("utf-8", "surrogatepass") for blob in blobs[:2])
-    candidate._seed(header["seed"])
+    candidate.seed_generators(header["seed"])
     sys.argv = [judging.CODE_FILE]
     sys.path.insert(0, "/work")
     if header["side"] == "program":
