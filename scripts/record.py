@@ -22,7 +22,7 @@ from generator.engines.factory import open_engine
 from generator.engines.recorded import Recording, RecordingEngine, recording_path
 from generator.recipe import Recipe, load_recipe
 from generator.records import ConceptsFields, ConceptsInput, Fields, InstructionFields, InstructionInput, Parent
-from generator.seeds import gather, select
+from generator.seeds import gather, seed_filters, select
 from generator.stages import STAGES, ParseError, Stage
 from sandbox_server.settings import SettingsError
 
@@ -90,20 +90,22 @@ async def _record(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe)
     model = replace(recipe.model, engine="openai", base_url=arguments.base_url)
     recording = Recording(arguments.output or recording_path(recipe.model.recording))
+    before = len(recording)
     engine = RecordingEngine(open_engine(model), recipe.model, recording)
     recorder = Recorder(recipe, engine)
-    seeds = select(gather(recipe.seeds), arguments.limit or recipe.seeds.limit)
+    seeds = select(gather(recipe.seeds), arguments.limit or recipe.seeds.limit, seed_filters(recipe.seeds))
     try:
         await asyncio.gather(*(recorder.follow(seed) for seed in seeds))
     finally:
         await engine.close()
     # Everything was asked for, so what was not is left over from older prompts.
     keep = None if arguments.limit else frozenset(engine.used)
-    recording.save(_header(recipe, recording.header, arguments.note), keep)
+    drawn = len(recording) - before
+    recording.save(_header(recipe, recording.header, arguments.note, drawn), keep)
     print(f"\n{recording.path}: {len(recording)} completions of {len(seeds)} seeds", *_lines(recorder.counts), sep="\n")
 
 
-def _header(recipe: Recipe, old: dict[str, object], notes: Iterable[str]) -> dict[str, object]:
+def _header(recipe: Recipe, old: dict[str, object], notes: Iterable[str], drawn: int) -> dict[str, object]:
     stages = {stage.name: getattr(recipe, stage.name) for stage in STAGES}
     return {
         **old,
@@ -113,7 +115,7 @@ def _header(recipe: Recipe, old: dict[str, object], notes: Iterable[str]) -> dic
             name: {"temperature": each.temperature, "top_p": each.top_p, "max_tokens": each.max_tokens}
             for name, each in stages.items()
         },
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat() if drawn or "date" not in old else old["date"],
         **dict(note.partition("=")[::2] for note in notes),
     }
 

@@ -1,12 +1,13 @@
 """Seeds: functions with docstrings from permissively licensed Python code.
 
-for record in gather(settings):              every function found, by key
-    rejection = judge(record)                None, or the first filter that objects and why
+filters = seed_filters(settings)
+for record in gather(settings):              every function found
+    rejection = judge(record, filters)       None, or the first filter that objects and why
 """
 
 from __future__ import annotations
 
-from generator.seeds.filters import SEED_FILTERS, Rejection, SeedFilter, judge
+from generator.seeds.filters import SEED_FILTERS, Rejection, SeedFilter, judge, seed_filters
 from generator.seeds.sources import gather, select
 
-__all__ = ["SEED_FILTERS", "Rejection", "SeedFilter", "gather", "judge", "select"]
+__all__ = ["SEED_FILTERS", "Rejection", "SeedFilter", "gather", "judge", "seed_filters", "select"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
 from generator.seeds.extract import functions
-from generator.seeds.filters import judge
+from generator.seeds.filters import SEED_FILTERS, SeedFilter, judge
 from generator.seeds.licences import Licence, is_permissive, read_licence
 from generator.seeds.tables import Cell, read_table
 from sandbox_server.settings import SettingsError
@@ -40,9 +40,11 @@ def gather(settings: SeedSettings) -> Iterator[SeedRecord]:
             yield record
 
 
-def select(records: Iterable[SeedRecord], limit: int) -> tuple[SeedRecord, ...]:
+def select(
+    records: Iterable[SeedRecord], limit: int, filters: tuple[SeedFilter, ...] = SEED_FILTERS
+) -> tuple[SeedRecord, ...]:
     """The seeds that every filter keeps, the first `limit` by key; 0 means all."""
-    kept = sorted((record for record in records if judge(record) is None), key=lambda record: record.key)
+    kept = sorted((record for record in records if judge(record, filters) is None), key=lambda record: record.key)
     return tuple(kept[:limit] if limit else kept)
 
 
