@@ -372,6 +372,10 @@ class _Run:
         self._pipes.append(_Pipe(read, buffer, cap))
         return write
 
+    def _give_up(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(Unavailable("the slot does not answer; it is replaced, try again"))
+
     def _watch(self) -> None:
         """Attend to a program that takes its time."""
         for pipe in self._pipes:
