@@ -114,9 +114,10 @@ class TrainSettings:
     lora: LoraSettings | None = None
     gradient_checkpointing: bool = field(default=False, metadata=OPERATIONAL)
     compile: bool = field(default=False, metadata=OPERATIONAL)
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = field(
+    attention: Literal["auto", "varlen", "sdpa", "eager", "flash_attention_2", "flex_attention"] = field(
         default="auto", metadata=OPERATIONAL
     )
+    """varlen: ours, see `trainer.attention`; auto: flash attention where it can be used, else varlen."""
     save_steps: int = field(default=0, metadata=OPERATIONAL)
     """Optimizer steps between checkpoints; 0: one at the end of each epoch."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)

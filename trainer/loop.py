@@ -74,8 +74,8 @@ class StepTrainer(Trainer):
         loss = torch.zeros((), device=self.args.device)
         for micro_batch in others:
             with self.accelerator.no_sync(model):
-                loss += super().training_step(model, cast("dict[str, Any]", micro_batch), num_items_in_batch)
-        loss += super().training_step(model, cast("dict[str, Any]", last), num_items_in_batch)
+                loss += super().training_step(model, micro_batch, num_items_in_batch)
+        loss += super().training_step(model, last, num_items_in_batch)
         self._since_log.add(step)
         return loss
 

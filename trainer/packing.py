@@ -9,7 +9,9 @@ how fast the step is and, up to rounding, nothing else.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -18,7 +20,8 @@ from trainer.chat import Example
 IGNORED = -100
 """The label of a token that is not trained; PyTorch's and Transformers' convention."""
 
-MicroBatch = dict[str, torch.Tensor]
+MicroBatch = dict[str, Any]
+"""Arguments of a model's forward pass: tensors, and `max_length_q` and `max_length_k`, which are ints."""
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -78,13 +81,20 @@ def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[
     return bins
 
 
+def boundaries(lengths: Sequence[int]) -> MicroBatch:
+    """Where examples of these lengths begin in a row, in the words of variable-length attention."""
+    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
 def flatten(examples: Sequence[Example]) -> MicroBatch:
     """Lay examples one after the other in one row.
 
     Returns:
-        `input_ids` and `position_ids` of shape [1, tokens]; `logits_to_keep` of shape [trained], the positions whose
-        next token is trained, so that the head computes logits for these only; `labels` and `shift_labels` of shape
-        [1, trained], those next tokens.
+        `input_ids` and `position_ids` of shape [1, tokens]; where examples begin, see `boundaries`; `logits_to_keep`
+        of shape [trained], the positions whose next token is trained, so that the head computes logits for these only;
+        `labels` and `shift_labels` of shape [1, trained], those next tokens.
     """
     input_ids: list[int] = []
     position_ids: list[int] = []
@@ -100,6 +110,7 @@ def flatten(examples: Sequence[Example]) -> MicroBatch:
     return {
         "input_ids": torch.tensor([input_ids], dtype=torch.long),
         "position_ids": torch.tensor([position_ids], dtype=torch.long),
+        **boundaries([len(example.input_ids) for example in examples]),
         "logits_to_keep": torch.tensor(predicting, dtype=torch.long),
         "labels": shifted,
         "shift_labels": shifted,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Starcoder2Config
 from transformers.models.starcoder2 import Starcoder2ForCausalLM
 
+from trainer import attention
 from trainer.chat import Example
 from trainer.model import ModelUnfit, check_packing
 from trainer.packing import IGNORED, best_fit_decreasing, even_bins, flatten
@@ -82,8 +83,9 @@ def models() -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", attention.NAME])
 @pytest.mark.parametrize("name", ["llama", "starcoder2"])
-def test_logits_of_packed_and_padded_examples_agree(name: str) -> None:
+def test_logits_of_packed_and_padded_examples_agree(name: str, implementation: str) -> None:
     """No token sees another example, whether sliding windows are in play or not."""
     model = models()[name].eval()
     examples = make_examples(6)
@@ -93,7 +95,12 @@ def test_logits_of_packed_and_padded_examples_agree(name: str) -> None:
     packed = flatten(examples)
     with torch.no_grad():
         alone = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
-        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False).logits[0]
+        attention.register()
+        model.set_attn_implementation(implementation)
+        inputs = {
+            key: value for key, value in packed.items() if key not in ("logits_to_keep", "labels", "shift_labels")
+        }
+        together = model(**inputs, use_cache=False).logits[0]
     apart = torch.cat([alone[i, : len(example.input_ids)] for i, example in enumerate(examples)])
     assert torch.allclose(together, apart, atol=1e-6)
 

@@ -1,0 +1,80 @@
+"""Attention for packed rows without a mask over the whole row: each example on its own, by PyTorch's own kernels.
+
+The mask that transformers builds for packed rows has as many entries as the row has pairs of tokens, and rules out the
+fastest kernels. Here the row is cut at the examples' boundaries, which travel with the batch (`cu_seq_lens_q`, as for
+flash attention), and every piece is plain causal attention. The work is the sum of the squares of the lengths.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "selfalign_varlen"
+"""What transformers knows it by, as `attn_implementation`."""
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of each example with itself, in transformers' form.
+
+    Args:
+        module: not used; transformers hands it over.
+        query: shape [1, heads, tokens, width].
+        key: shape [1, key-value heads, tokens, width].
+        value: as `key`.
+        attention_mask: not used: there is no padding.
+        dropout: probability.
+        scaling: of the scores; None: by the square root of the width.
+        sliding_window: tokens that a token sees, itself included; None: all before it.
+        cu_seq_lens_q: where each example begins, and where the last one ends; None: the row is one example.
+        kwargs: of other kinds of attention.
+
+    Returns:
+        Shape [1, tokens, heads, width], and None for the weights, which no one keeps.
+    """
+    ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    pieces = []
+    for start, end in pairwise(ends):
+        mask = None
+        if sliding_window is not None and end - start > sliding_window:
+            mask = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device)
+            mask = mask.tril().triu(1 - sliding_window)
+        pieces.append(
+            scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
+        )
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """In place of transformers' mask over the whole row."""
+
+
+def register() -> None:
+    """Make it known to transformers as `NAME`."""
+    AttentionInterface.register(NAME, varlen_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
