@@ -114,6 +114,17 @@ class _Jails:
         self._running: set[asyncio.Task[Outcome]] = set()
         self._closed = False
         self._started = 0
+        self._lost = 0
+
+    @property
+    def jails_started(self) -> int:
+        """Jails that were started, renewed ones included."""
+        return self._started
+
+    @property
+    def jails_lost(self) -> int:
+        """Jails that broke and were thrown away."""
+        return self._lost
 
     async def try_out(self) -> None:
         """Run one program in each runtime."""
@@ -238,6 +249,7 @@ class _Jails:
         return slot or await self._start(runtime, number, nested=True, apart=apart)
 
     async def _put_back(self, slot: Slot, runtime: runtimes.Runtime, number: int, apart: bool = False) -> None:
+        self._lost += not slot.healthy
         reusable = slot.nested and slot.healthy and slot.served < self._settings.runs_per_jail
         if reusable and not self._closed:
             self._warm[runtime.settings.name, number, apart] = slot

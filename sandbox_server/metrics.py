@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sandbox_server.admission import Admission
 from sandbox_server.records import CallRecord, Listener
+from sandbox_server.sandbox import CountsJails, Sandbox
 from sandbox_server.settings import SettingsError
 
 # From a warm run on an idle machine to a run at its wall time limit.
@@ -14,7 +15,7 @@ _BUCKETS_S = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1
 
 
 @contextlib.contextmanager
-def exposing(address: str, admission: Admission) -> Iterator[Listener]:
+def exposing(address: str, admission: Admission, sandbox: Sandbox) -> Iterator[Listener]:
     """Serve metrics at ``http://address/metrics`` and yield what feeds them.
 
     Raises:
@@ -34,6 +35,14 @@ def exposing(address: str, admission: Admission) -> Iterator[Listener]:
     times = Histogram("sandbox_run_seconds", "In the slot.", ["runtime"], buckets=_BUCKETS_S, registry=registry)
     Gauge("sandbox_queue_length", "Requests that wait.", registry=registry).set_function(lambda: admission.waiting)
     Gauge("sandbox_running", "Programs that run.", registry=registry).set_function(lambda: admission.running)
+
+    if isinstance(sandbox, CountsJails):
+        started = Gauge(
+            "sandbox_jails_started", "Jails started since the server was, renewed ones included.", registry=registry
+        )
+        started.set_function(lambda: sandbox.jails_started)
+        lost = Gauge("sandbox_jails_lost", "Jails that broke and were replaced.", registry=registry)
+        lost.set_function(lambda: sandbox.jails_lost)
 
     def listen(record: CallRecord) -> None:
         if record.status != "OK":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sandbox_server.jobs import Job, Outcome, SandboxInfo
 
@@ -27,4 +27,19 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """Kill what runs and give everything back."""
+        ...
+
+
+@runtime_checkable
+class CountsJails(Protocol):
+    """A sandbox that tells how its jails fare, for metrics."""
+
+    @property
+    def jails_started(self) -> int:
+        """Jails that were started, renewed ones included."""
+        ...
+
+    @property
+    def jails_lost(self) -> int:
+        """Jails that broke and were thrown away."""
         ...

@@ -73,7 +73,9 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
         if config.log_runs:
             servicer.listeners.append(log_call)
         if config.metrics_address:
-            servicer.listeners.append(stack.enter_context(exposing(config.metrics_address, servicer.admission)))
+            servicer.listeners.append(
+                stack.enter_context(exposing(config.metrics_address, servicer.admission, sandbox))
+            )
         if config.trace_endpoint:
             servicer.listeners.append(stack.enter_context(tracing(config.trace_endpoint)))
         address = _bind(server, config)

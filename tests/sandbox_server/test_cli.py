@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 from click.testing import CliRunner
@@ -30,16 +33,22 @@ def program(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def server(tmp_path):
+@contextlib.contextmanager
+def serving(folder, *options: str):
     """A `serve` process; yields it and its address."""
-    address = f"unix:{tmp_path}/s.sock"
-    command = [sys.executable, "-m", "sandbox_server", "serve", "--address", address]
+    address = f"unix:{folder}/s.sock"
+    command = [sys.executable, "-m", "sandbox_server", "serve", "--address", address, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"serving on {address}\n"
         yield process, address
         process.kill()
+
+
+@pytest.fixture
+def server(tmp_path):
+    with serving(tmp_path) as started:
+        yield started
 
 
 @pytest.mark.nsjail
@@ -110,18 +119,22 @@ def test_a_server_is_reached_by_its_address_and_stops_when_told(server, program)
 
 
 @pytest.mark.nsjail
-def test_a_second_signal_does_not_wait_for_runs(server, tmp_path) -> None:
-    process, address = server
-    (tmp_path / "slow.py").write_text("import time; print('up', flush=True); time.sleep(15)")
-    command = [sys.executable, "-m", "sandbox_server", "run", f"{tmp_path}/slow.py", "--address", address]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
-        time.sleep(2)
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        assert process.poll() is None  # it waits for the run
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-        client.kill()
+def test_a_second_signal_does_not_wait_for_runs(tmp_path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        metrics = f"127.0.0.1:{probe.getsockname()[1]}"
+    (tmp_path / "slow.py").write_text("import time; time.sleep(15)")
+    with serving(tmp_path, "--set", f"metrics_address={metrics}") as (process, address):
+        command = [sys.executable, "-m", "sandbox_server", "run", f"{tmp_path}/slow.py", "--address", address]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+            while b"sandbox_running 1.0" not in urllib.request.urlopen(f"http://{metrics}/metrics").read():
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert process.poll() is None  # it waits for the run
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            client.kill()
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import signal
 import urllib.request
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import pytest
 
 from sandbox_server import errors, logs
-from sandbox_server.client import connect
+from sandbox_server.client import ClientConfig, connect
 from sandbox_server.config import ServerConfig
+from sandbox_server.jail import SandboxConfig, open_sandbox
 from sandbox_server.jobs import Job, Outcome, Verdict
 from sandbox_server.server import serving
 from sandbox_server.settings import SettingsError
@@ -58,6 +62,31 @@ async def test_prometheus_sees_runs_refusals_hits_and_the_queue(tmp_path) -> Non
         "sandbox_running 0.0",
     ):
         assert line in lines
+
+
+def kill_jails() -> None:
+    for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+        if b"nsjail" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.nsjail
+async def test_prometheus_sees_a_jail_that_breaks(tmp_path) -> None:
+    metrics = f"127.0.0.1:{free_port()}"
+    config = ServerConfig(address=f"unix:{tmp_path}/s.sock", metrics_address=metrics)
+    jails = await open_sandbox(SandboxConfig(slots=1))
+    try:
+        async with serving(jails, config) as address, connect(address, ClientConfig(retry_for_s=0)) as sandbox:
+            run = asyncio.create_task(sandbox.run(Job(code="import time; time.sleep(60)")))
+            await asyncio.sleep(0.5)
+            kill_jails()
+            with pytest.raises(errors.Unavailable):
+                await run
+            assert (await sandbox.run(JOB)).verdict is Verdict.EXITED
+            text = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{metrics}/metrics").read().decode())
+    finally:
+        await jails.close()
+    assert "sandbox_jails_lost 1.0" in text.splitlines()
 
 
 async def test_a_name_that_nobody_serves_makes_no_new_series(tmp_path) -> None:
