@@ -30,6 +30,10 @@ class _Waiter:
 class Admission:
     """A place for each slot, and a queue before them.
 
+    Attributes:
+        running: places that are taken.
+        waiting: requests that wait for one.
+
     Args:
         places: runs at once.
         queue_size: how many may wait and be refused. Streams are not counted: they are held back by not reading on.
@@ -37,8 +41,8 @@ class Admission:
     """
 
     def __init__(self, places: int, queue_size: int, queue_bytes: int) -> None:
-        self._free = places
-        self._places = places
+        self._all_places = places
+        self._places = places  # fewer while the host is under pressure
         self._queue_size = queue_size
         self._queue_bytes = queue_bytes
         self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # the next client first
@@ -47,16 +51,17 @@ class Admission:
         self._mean_run_s = 0.0
         self._fastest_run_s = math.inf
         self.waiting = 0
+        self.running = 0
         self._clock = asyncio.get_running_loop().time
-
-    @property
-    def running(self) -> int:
-        """Places that are taken."""
-        return self._places - self._free
 
     def expected_wait_s(self) -> float:
         """How long a newcomer is likely to wait."""
-        return (self.waiting + 1) * self._mean_run_s / self._places if not self._free else 0.0
+        return (self.waiting + 1) * self._mean_run_s / self._places if self.running >= self._places else 0.0
+
+    def hold_back(self, held_back: bool) -> None:
+        """Let no more than one run go at a time, or as many as there are places again."""
+        self._places = 1 if held_back else self._all_places
+        self._admit()
 
     async def enter(self, client: str, size_bytes: int, remaining_s: float | None, patient: bool = False) -> None:
         """Wait for a place. Whoever returns from here must `leave`.
@@ -76,10 +81,10 @@ class Admission:
         if self._held_bytes and self._held_bytes + size_bytes > self._queue_bytes and not patient:
             raise self._overloaded("the requests that wait hold as much memory as they may")
         deadline_s = math.inf if remaining_s is None else self._clock() + remaining_s
-        if self._free and not self.waiting:
+        if self.running < self._places and not self.waiting:
             if self._too_late(deadline_s):
                 raise DeadlineExceeded("the deadline is too near for a run to finish")
-            self._free -= 1
+            self.running += 1
             self._held_bytes += size_bytes
             return
         if not patient and self._impatient >= self._queue_size:
@@ -107,8 +112,11 @@ class Admission:
             self._mean_run_s += (run_s - self._mean_run_s) * (_SMOOTHING if self._mean_run_s else 1.0)
             self._fastest_run_s = min(run_s, self._fastest_run_s * _FORGETTING)
         self._held_bytes -= size_bytes
-        self._free += 1
-        while self._free and self.waiting:
+        self.running -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self.running < self._places and self.waiting:
             self._admit_next()
 
     def _admit_next(self) -> None:
@@ -122,7 +130,7 @@ class Admission:
         if self._too_late(waiter.deadline_s):
             waiter.turn.set_exception(DeadlineExceeded("its turn came too late for a run to finish"))
             return
-        self._free -= 1
+        self.running += 1
         self._held_bytes += waiter.size_bytes
         waiter.turn.set_result(None)
 

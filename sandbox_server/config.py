@@ -47,6 +47,10 @@ class ServerConfig:
         max_streams: calls of ExecuteStream at once.
         max_streams_per_client: of these, by one client.
         stream_window: programs in flight on one ExecuteStream.
+        max_memory_pressure_percent: share of the last 10 s in which some process of the host waited for memory (PSI).
+            Above it programs run one at a time, instead of failing for want of it; 0 never looks.
+        max_cpu_pressure_percent: the same for processors. Off by default: a busy sandbox makes that pressure itself,
+            and CPU time, which decides, does not pass while a program waits.
         cache_bytes: what the verdict cache may hold, for requests with `cache`; 0 turns it off.
         metrics_address: ``host:port`` for Prometheus, in plain HTTP; absent means none.
         trace_endpoint: an OTLP collector, e.g. ``http://127.0.0.1:4317``; absent means no traces.
@@ -67,6 +71,8 @@ class ServerConfig:
     max_streams: int = 256
     max_streams_per_client: int = 32
     stream_window: int = 64
+    max_memory_pressure_percent: float = 60.0
+    max_cpu_pressure_percent: float = 0.0
     cache_bytes: int = 64 * 1024 * 1024
     metrics_address: str | None = None
     trace_endpoint: str | None = None
@@ -98,6 +104,8 @@ _LEAST = {
     "max_streams": 1,
     "max_streams_per_client": 1,
     "stream_window": 1,
+    "max_memory_pressure_percent": 0,
+    "max_cpu_pressure_percent": 0,
     "cache_bytes": 0,
     "drain_grace_s": 0,
     "drain_pause_s": 0,

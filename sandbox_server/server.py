@@ -20,6 +20,7 @@ from sandbox_server.config import ServerConfig
 from sandbox_server.errors import HostUnfit
 from sandbox_server.jobs import Job, SandboxInfo, Verdict
 from sandbox_server.metrics import exposing
+from sandbox_server.pressure import watching_pressure
 from sandbox_server.records import log_call
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.servicer import SandboxServicer
@@ -69,7 +70,7 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((SERVICE, health_service, reflection.SERVICE_NAME), server)
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         if config.log_runs:
             servicer.listeners.append(log_call)
         if config.metrics_address:
@@ -78,6 +79,8 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
             )
         if config.trace_endpoint:
             servicer.listeners.append(stack.enter_context(tracing(config.trace_endpoint)))
+        limits = {"memory": config.max_memory_pressure_percent, "cpu": config.max_cpu_pressure_percent}
+        await stack.enter_async_context(watching_pressure(servicer.admission, limits))
         address = _bind(server, config)
         await server.start()
         try:

@@ -134,3 +134,20 @@ async def test_who_gives_up_waiting_leaves_no_trace() -> None:
     assert line.order == ["a", "c"]
     assert (line.admission.running, line.admission.waiting) == (0, 0)
     await asyncio.wait_for(line.enter("d", size=100), 1)  # no memory is counted as held either
+
+
+async def test_held_back_they_run_one_at_a_time() -> None:
+    line = Line(Admission(3, 100, 100))
+    await line.start("a", "a", "a")
+    line.admission.hold_back(True)
+    await line.start("b", "b", "b")
+    line.admission.leave(1, 0.1)
+    line.admission.leave(1, 0.1)
+    await asyncio.sleep(0)
+    assert line.admission.running == 1
+    line.admission.leave(1, 0.1)
+    await asyncio.sleep(0)
+    assert (line.order[3:], line.admission.running, line.admission.waiting) == (["b"], 1, 2)
+    line.admission.hold_back(False)
+    await asyncio.sleep(0)
+    assert (line.admission.running, line.admission.waiting) == (3, 0)
