@@ -150,7 +150,7 @@ def shadowed(fitness: Fitness, defined: set[str], entry_point: str) -> tuple[set
     candidates = {name for name in fitness.free if name in defined and hasattr(builtins, name)}
     others = {name for name in fitness.free if name in defined and not hasattr(builtins, name)}
     if entry_point:
-        return candidates & {entry_point}, ""
+        return {entry_point} & defined, ""
     if others or not candidates:
         return set(), ""
     if len(candidates) == 1:

@@ -101,8 +101,10 @@ class Host(Peer):
         ]
         return facts, sorted(self._namespace), functions, sorted(used), sorted(stored)
 
-    def _do_traceback(self, target: Any) -> str:
-        return str(judging.describe(target, judging.own_frames(target.__traceback__))["traceback"])
+    def _do_traceback(self, target: Any) -> Any:
+        """Where an exception was raised: line and traceback."""
+        told = judging.describe(target, judging.own_frames(target.__traceback__))
+        return told["line"], told["traceback"]
 
     def _do_name(self, name: str) -> Any:
         """What a name of the program's namespace means."""

@@ -112,6 +112,8 @@ class JudgePeer(Peer):
             return ["^", handle]
         if isinstance(value, _Handle):
             return ["^", value.handle]
+        if isinstance(value, types.TracebackType):
+            return ["k", "None"]  # `__exit__` is given one; it shows the tests
         if isinstance(value, RemoteMethod):
             return ["^m", self._handles_of_remote[id(value.target)], value.__name__]
         if isinstance(value, BaseException):
@@ -386,6 +388,23 @@ def resolve(peer: JudgePeer, name: str) -> Any:
             raise KeyError(name)
 
 
+class TestsModule(types.ModuleType):
+    """`__main__` in the judge: `unittest.main` looks for its tests there."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        super().__init__("__main__")
+        self.__dict__["@namespace"] = namespace
+
+    def __dir__(self) -> list[str]:
+        return list(self.__dict__["@namespace"])
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["@namespace"][name]
+        except KeyError:
+            raise AttributeError(f"module '__main__' has no attribute {name!r}") from None
+
+
 class Solution(types.ModuleType):
     """`import solution` in the tests: the program as a module."""
 
@@ -464,8 +483,7 @@ def _run(
 ) -> dict[str, Any]:
     ledger = judging.Ledger(tests, instrumenter.assertions)
     entered: set[int] = set()
-    main = types.ModuleType("__main__")
-    sys.modules["__main__"], sys.modules["solution"] = main, Solution(peer, defined)
+    sys.modules["__main__"], sys.modules["solution"] = TestsModule(namespace), Solution(peer, defined)
     namespace["__name__"], namespace["__file__"] = "__main__", judging.CODE_FILE
     namespace["__builtins__"] = builtins
     for name, function in {**ledger.names(instrumenter.used), ENTERED: entered.add}.items():
@@ -518,7 +536,8 @@ def _describe(peer: JudgePeer, error: BaseException) -> dict[str, Any]:
     handle = getattr(error, "__dict__", {}).get("@handle")
     if handle is not None and not peer.lost and not peer.refusal:
         try:
-            text = peer.request("traceback", peer.reference(handle))
+            line, text = peer.request("traceback", peer.reference(handle))
+            told["line"] = int(line) or told["line"]
             told["traceback"] = (told["traceback"] + "\nin the program:\n" + str(text))[-8000:]
         except BaseException:  # noqa: S110  a traceback is a courtesy
             pass

@@ -127,7 +127,7 @@ _TYPES = (
     type(None), memoryview, collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque,
 )  # fmt: skip
 _NAMED: dict[str, Any] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _TYPES}
-_NAMED |= {"...": Ellipsis, "NotImplemented": NotImplemented}
+_NAMED |= {"...": Ellipsis, "NotImplemented": NotImplemented, "None": None}
 _NAMES: dict[int, str] = {id(value): name for name, value in _NAMED.items()}
 # Types of modules that are imported only where they are used, since importing them costs more than a judgement.
 _OF_MODULES = {
