@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainer.evaluation.config import BENCHMARKS
+
 if TYPE_CHECKING:
     from trainer.evaluation.command import Request
     from trainer.evaluation.run import Report
@@ -14,7 +16,11 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Take database, sandbox and [evaluate] from this file.")
-@click.option("--benchmark", type=click.Choice(["humaneval", "mbpp"]), help="Default: the recipe's, or humaneval.")
+@click.option(
+    "--benchmark",
+    type=click.Choice(BENCHMARKS),
+    help="Default: the recipe's, or humaneval.",
+)
 @click.option("--samples", default="", help="JSONL with task_id and solution or completion; or `canonical`.")
 @click.option("--model", default="", help="Folder of a checkpoint to draw samples from.")
 @click.option("--base", is_flag=True, help="Prompt --model with bare code, not through its chat template.")
@@ -40,8 +46,8 @@ def eval_command(as_json: bool, **options: Any) -> None:
     from generator.store import DatabaseError
     from sandbox_server.errors import SandboxError
     from sandbox_server.settings import SettingsError
-    from trainer.evaluation.benchmarks import DataUnfit
     from trainer.evaluation.command import NothingToScore, RulerBroken, score
+    from trainer.evaluation.data import DataUnfit
     from trainer.evaluation.run import CannotScore
     from trainer.evaluation.samples import SamplesUnfit
 

@@ -15,9 +15,10 @@ from generator.store import Database, open_database
 from sandbox_server.client import connect
 from sandbox_server.jobs import Judge
 from sandbox_server.settings import parse
-from trainer.evaluation.benchmarks import Benchmark, Problem, load_benchmark
+from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.config import EvaluateSettings
 from trainer.evaluation.generation import ModelSamples, identify
+from trainer.evaluation.problems import Benchmark, Problem
 from trainer.evaluation.run import Report, evaluate
 from trainer.evaluation.samples import CanonicalSamples, FileSamples, SampleSource
 
@@ -97,6 +98,7 @@ async def score(request: Request, progress: Callable[[str, int, int], None]) -> 
                     training_id=training_id,
                     limits=request.sandbox.limits,
                     judge=request.judge,
+                    runtime=request.sandbox.runtime,
                     concurrency=request.sandbox.concurrency,
                     progress=lambda done, total: progress(source.subject, done, total),
                 )
@@ -167,6 +169,7 @@ async def _model(model: str, request: Request) -> AsyncIterator[ModelSamples]:
             samples=request.settings.samples,
             temperature=request.settings.temperature,
             max_tokens=request.settings.max_tokens,
+            concurrency=_BATCH,
         )
     finally:
         await engine.close()

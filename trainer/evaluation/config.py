@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+BenchmarkName = Literal["humaneval", "humaneval+", "mbpp", "mbpp+"]
+BENCHMARKS: tuple[str, ...] = get_args(BenchmarkName)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
     """What `selfalign eval --recipe` scores after a training."""
 
-    benchmark: Literal["humaneval", "mbpp"] = "humaneval"
+    benchmark: BenchmarkName = "humaneval"
     data: str = ""
     """File or folder; empty: the usual places."""
     limit: int = 0

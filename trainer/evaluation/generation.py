@@ -9,7 +9,7 @@ from typing import Any
 
 from generator.engines import CompletionRequest, Engine, Prompt, Sampling
 from generator.keys import key_of
-from trainer.evaluation.benchmarks import Problem
+from trainer.evaluation.problems import Problem
 from trainer.evaluation.samples import Sample
 
 _FENCE = "```python\n"
@@ -33,6 +33,7 @@ class ModelSamples:
         samples: of each problem.
         temperature: 0 is greedy.
         max_tokens: of each completion.
+        concurrency: requests that the engine takes at once.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class ModelSamples:
         samples: int = 1,
         temperature: float = 0.0,
         max_tokens: int = 512,
+        concurrency: int = 0,
     ) -> None:
         self.subject = subject
+        self.concurrency = concurrency
         self.parameters: dict[str, Any] = {
             "prompt_version": _PROMPT_VERSION,
             "style": "base" if render is None else "instruct",

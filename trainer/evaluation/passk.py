@@ -38,3 +38,25 @@ def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float | None:
     if not counts or any(samples < k for samples, _ in counts):
         return None
     return sum(pass_at_k(samples, passed, k) for samples, passed in counts) / len(counts)
+
+
+def wilson_interval(rate: float, problems: int, z: float = 1.959964) -> list[float]:
+    """Confidence interval of a mean over problems, after Wilson 1927: the problems are a sample of all such tasks.
+
+    Meant for rates of 0 and 1 per problem (one sample each). With several samples a problem's rate lies between, varies
+    less than a coin of the same mean, and the interval is wider than it need be.
+
+    Args:
+        rate: the mean, in [0, 1].
+        problems: how many it was taken over.
+        z: quantile of the normal distribution; 1.96 for 95 %.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+    """
+    if problems < 1:
+        raise ValueError(f"need at least one problem, got {problems}")
+    weight = z * z / problems
+    centre = (rate + weight / 2) / (1 + weight)
+    half = z * math.sqrt(rate * (1 - rate) / problems + weight / (4 * problems)) / (1 + weight)
+    return [max(0.0, centre - half), min(1.0, centre + half)]

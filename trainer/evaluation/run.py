@@ -7,22 +7,22 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from generator.store import Database
-from sandbox_server.errors import InvalidJob, Unsupported
-from sandbox_server.jobs import Job, Judge, LimitsRequest, Outcome, SandboxInfo
+from sandbox_server.jobs import Judge, LimitsRequest, SandboxInfo
 from sandbox_server.sandbox import Sandbox
-from trainer.evaluation.benchmarks import Benchmark, Problem
-from trainer.evaluation.passk import mean_pass_at_k
+from trainer.evaluation.calls import VERSION, CannotScore
+from trainer.evaluation.passk import mean_pass_at_k, wilson_interval
+from trainer.evaluation.problems import Bench, Benchmark, Problem
+from trainer.evaluation.reference import References
 from trainer.evaluation.rows import EvaluationRows, ScoredSample
 from trainer.evaluation.samples import SampleSource
 
+__all__ = ["CannotScore", "Report", "add_up", "evaluate"]
+
 REPORTED_K = (1, 10, 100)
-
-
-class CannotScore(Exception):
-    """A sample cannot be run at all; the message names it and says why. Nothing is scored for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Report:
 
     Attributes:
         evaluation: key of the row.
-        scores: problems, samples, passed, verdicts, and "pass@k" for every k that the samples allow.
+        scores: see `add_up`.
         samples: every one of them, in the benchmark's order.
         ran: how many were run now; the others had their verdict from an earlier run.
     """
@@ -54,6 +54,8 @@ async def evaluate(
     training_id: str | None = None,
     limits: LimitsRequest,
     judge: Judge = Judge.SAME_INTERPRETER,
+    runtime: str = "python",
+    references: Path | None = None,
     concurrency: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -67,21 +69,28 @@ async def evaluate(
         database: where verdicts are stored.
         training_id: the training whose checkpoint is scored, if it is one of ours.
         limits: of each run; what is None takes the sandbox's default.
-        judge: where the tests run.
-        concurrency: runs in flight; 0 means twice the sandbox's slots.
+        judge: where the tests run, of benchmarks whose tests are code.
+        runtime: name of the sandbox's runtime.
+        references: folder that keeps the outputs of reference programs; None for the user's cache.
+        concurrency: samples in flight; 0 means twice the sandbox's slots, or as many as the source makes at once.
         progress: told how many samples are finished, out of how many.
 
     Raises:
         SandboxError: the sandbox's own trouble, which its client has tried to outlast. It is no verdict: finished
             samples stay stored, and the others are run when the evaluation is asked for again.
         CannotScore: a sample that the sandbox refuses to run.
+        ReferenceBroken: a reference program fails on its own inputs.
     """
     info = await sandbox.info()
+    if all(runtime != known.name for known in info.runtimes):
+        known_names = ", ".join(known.name for known in info.runtimes)
+        raise CannotScore(f"the sandbox has no runtime {runtime!r}; it has {known_names}")
+    bench = Bench(sandbox, info, limits, judge, runtime, References(sandbox, info, runtime, references))
     rows = EvaluationRows(
         database,
         benchmark=benchmark.name,
         subject=source.subject,
-        parameters={**_parameters(benchmark, problems, info, limits, judge), **source.parameters},
+        parameters={**_parameters(benchmark, problems, bench), **source.parameters},
         training_id=training_id,
     )
     wanted = [(problem, index) for problem in problems for index in range(source.count(problem))]
@@ -93,7 +102,12 @@ async def evaluate(
     async def work() -> None:
         nonlocal ran
         for problem, index in todo:
-            scored = await _score(problem, index, source, sandbox, limits, judge)
+            sample = await source.sample(problem, index)
+            name = f"{problem.task_id}#{index}"
+            found = await problem.check.score(sample.code, name, bench)
+            scored = ScoredSample(
+                problem.task_id, index, sample.completion, sample.code, found.verdict.value, found.details
+            )
             rows.add(scored)
             finished[problem.task_id, index] = scored
             ran += 1
@@ -101,7 +115,7 @@ async def evaluate(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency or 2 * info.slots):
+            for _ in range(concurrency or max(2 * info.slots, source.concurrency)):
                 group.create_task(work())
     except ExceptionGroup as failures:
         # One worker's failure cancels the others: the first is the story.
@@ -113,69 +127,47 @@ async def evaluate(
 
 
 def add_up(samples: Sequence[ScoredSample]) -> dict[str, Any]:
-    """Count verdicts and estimate pass@k; a mapping that can be stored as JSON."""
-    drawn = Counter(sample.task_id for sample in samples)
-    passed = Counter(sample.task_id for sample in samples if sample.passed)
-    counts = [(drawn[task_id], passed[task_id]) for task_id in drawn]
-    rates = {f"pass@{k}": mean_pass_at_k(counts, k) for k in REPORTED_K}
-    return {
-        "problems": len(drawn),
+    """Count verdicts and estimate pass@k.
+
+    Returns:
+        JSON-able: problems, samples, passed, "pass@k" for every k that the samples allow, each with a 95 % interval
+        under "intervals", verdicts; and, where each sample has a verdict on the original benchmark's inputs as well,
+        "base" with passed, "pass@k" and "intervals" on those.
+    """
+    scores: dict[str, Any] = {
+        "problems": len({sample.task_id for sample in samples}),
         "samples": len(samples),
-        "passed": sum(passed.values()),
-        **{name: rate for name, rate in rates.items() if rate is not None},
+        **_rates(samples, [sample.passed for sample in samples]),
         "verdicts": dict(Counter(sample.verdict for sample in samples).most_common()),
     }
+    if samples and all("base" in sample.details for sample in samples):
+        scores["base"] = _rates(samples, [sample.details["base"] == "PASSED" for sample in samples])
+    return scores
 
 
-def _parameters(
-    benchmark: Benchmark, problems: Sequence[Problem], info: SandboxInfo, limits: LimitsRequest, judge: Judge
-) -> dict[str, Any]:
-    asked = {name: value for name, value in dataclasses.asdict(limits).items() if value is not None}
-    runtime = next(runtime for runtime in info.runtimes if runtime.name == Job().runtime)
+def _rates(samples: Sequence[ScoredSample], right: Sequence[bool]) -> dict[str, Any]:
+    drawn = Counter(sample.task_id for sample in samples)
+    passed = Counter(sample.task_id for sample, holds in zip(samples, right, strict=True) if holds)
+    counts = [(drawn[task_id], passed[task_id]) for task_id in drawn]
+    found = ((f"pass@{k}", mean_pass_at_k(counts, k)) for k in REPORTED_K)
+    rates = {name: rate for name, rate in found if rate is not None}
+    intervals = {name: wilson_interval(rate, len(counts)) for name, rate in rates.items()}
+    return {"passed": sum(passed.values()), **rates, "intervals": intervals}
+
+
+def _parameters(benchmark: Benchmark, problems: Sequence[Problem], bench: Bench) -> dict[str, Any]:
+    asked = {name: value for name, value in dataclasses.asdict(bench.limits).items() if value is not None}
     return {
         "data_md5": benchmark.md5,
+        "data_version": benchmark.version,
         "problems": len(problems),
-        "limits": dataclasses.asdict(info.default_limits) | asked,
-        "judge": judge.value,
-        "runtime": runtime.fingerprint,
+        "limits": dataclasses.asdict(bench.info.default_limits) | asked,
+        "judge": bench.judge.value,
+        "runtime": _fingerprint(bench.info, bench.runtime),
+        "calls": VERSION,
+        **benchmark.parameters,
     }
 
 
-async def _score(
-    problem: Problem, index: int, source: SampleSource, sandbox: Sandbox, limits: LimitsRequest, judge: Judge
-) -> ScoredSample:
-    sample = await source.sample(problem, index)
-    job = Job(
-        request_id=f"{problem.task_id}#{index}",
-        code=sample.code,
-        tests=problem.tests,
-        entry_point=problem.entry_point,
-        limits=limits,
-        judge=judge,
-    )
-    try:
-        outcome = await sandbox.run(job)
-    except (InvalidJob, Unsupported) as error:
-        raise CannotScore(f"sample {index} of {problem.task_id} cannot be run: {error}") from error
-    return ScoredSample(
-        problem.task_id, index, sample.completion, sample.code, outcome.verdict.value, _details(outcome)
-    )
-
-
-def _details(outcome: Outcome) -> dict[str, Any]:
-    details: dict[str, Any] = {
-        "assurance": outcome.assurance.value,
-        "wall_time_ms": outcome.usage.wall_time_ms,
-        "cpu_time_ms": outcome.usage.cpu_time_ms,
-        "peak_memory_bytes": outcome.usage.peak_memory_bytes,
-    }
-    if outcome.tests is not None:
-        details |= {
-            "assertions_run": outcome.tests.assertions_run,
-            "assertions_failed": outcome.tests.assertions_failed,
-        }
-        if outcome.tests.first_failure is not None:
-            details["first_failure"] = dataclasses.asdict(outcome.tests.first_failure)
-    if outcome.error is not None:
-        details["error"] = dataclasses.asdict(outcome.error)
-    return details
+def _fingerprint(info: SandboxInfo, runtime: str) -> str:
+    return next(known.fingerprint for known in info.runtimes if known.name == runtime)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.evaluation.benchmarks import Benchmark, Problem
+from trainer.evaluation.problems import Benchmark, Problem
 
 
 class SamplesUnfit(Exception):
@@ -40,6 +40,11 @@ class SampleSource(Protocol):
         """How samples are drawn from the subject: whatever else changes them; JSON-able."""
         ...
 
+    @property
+    def concurrency(self) -> int:
+        """Samples that are best asked for at once; 0 where it makes no difference."""
+        ...
+
     def count(self, problem: Problem) -> int:
         """Number of samples of a problem."""
         ...
@@ -60,6 +65,8 @@ class FileSamples:
     Raises:
         SamplesUnfit: unreadable, a malformed line, an unknown task, or a problem without a sample.
     """
+
+    concurrency = 0
 
     def __init__(self, path: Path, benchmark: Benchmark, problems: Sequence[Problem]) -> None:
         try:
@@ -98,6 +105,7 @@ class CanonicalSamples:
     """The benchmark's own solutions: they check the ruler before it measures anything."""
 
     subject = "canonical solutions"
+    concurrency = 0
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}

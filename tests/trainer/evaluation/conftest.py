@@ -26,3 +26,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database = open_database(f"sqlite:///{tmp_path / 'test.db'}", create=True)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reference_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Outputs of reference programs are kept for the session, and not in the user's cache."""
+    folder = tmp_path_factory.mktemp("references")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFALIGN_REFERENCE_CACHE", str(folder))
+        yield folder

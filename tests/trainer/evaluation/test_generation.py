@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from generator.engines import Completion, CompletionRequest
-from trainer.evaluation.benchmarks import Problem
 from trainer.evaluation.generation import ModelSamples, cut, identify
+from trainer.evaluation.problems import Problem
+from trainer.evaluation.tests_check import Tests
 
-DOUBLE = Problem("T/0", "Double it.", "def double(x):\n", "double", "", "assert double(2) == 4")
-IN_WORDS = Problem("T/1", "Write `half`.", "", "", "", "assert half(2) == 1")
+DOUBLE = Problem("T/0", "Double it.", "def double(x):\n", "", Tests("assert double(2) == 4"))
+IN_WORDS = Problem("T/1", "Write `half`.", "", "", Tests("assert half(2) == 1"))
 
 
 class Parrot:

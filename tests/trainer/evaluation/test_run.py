@@ -23,12 +23,13 @@ from sandbox_server.jobs import (
     TestReport,
     Verdict,
 )
-from trainer.evaluation.benchmarks import Benchmark, Problem
+from trainer.evaluation.problems import Benchmark, Problem
 from trainer.evaluation.run import CannotScore, Report, evaluate
 from trainer.evaluation.samples import Sample
+from trainer.evaluation.tests_check import Tests
 
 PROBLEMS = tuple(
-    Problem(f"T/{number}", "", "", "f", f"def f():\n    return {number}\n", f"assert f() == {number}")
+    Problem(f"T/{number}", "", "", f"def f():\n    return {number}\n", Tests(f"assert f() == {number}", "f"))
     for number in range(6)
 )
 BENCHMARK = Benchmark("six", "0" * 32, PROBLEMS)
@@ -38,6 +39,7 @@ class TwoEach:
     """Two samples of each problem, the second wrong."""
 
     subject = "two each"
+    concurrency = 0
 
     def __init__(self) -> None:
         self.parameters = {"drawn": "twice"}
@@ -82,11 +84,14 @@ async def score(sandbox: FakeSandbox, database: Database, **more: Any) -> Report
 async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Database) -> None:
     report = await score(FakeSandbox(judged), database)
 
-    assert report.scores == {
+    low, high = report.scores["intervals"]["pass@1"]
+    assert 0.18 < low < 0.5 < high < 0.82
+    assert {**report.scores, "intervals": {}} == {
         "problems": 6,
         "samples": 12,
         "passed": 6,
         "pass@1": 0.5,
+        "intervals": {},
         "verdicts": {"PASSED": 6, "FAILED": 6},
     }
     with database.reading() as session:
@@ -151,7 +156,7 @@ async def test_a_sample_that_cannot_be_run_is_named(database: Database) -> None:
     def refuses(job: Job) -> Outcome:
         raise InvalidJob("code", "longer than 1 MiB")
 
-    with pytest.raises(CannotScore, match="sample 0 of T/0 cannot be run: code: longer than 1 MiB"):
+    with pytest.raises(CannotScore, match="T/0#0 cannot be run: code: longer than 1 MiB"):
         await score(FakeSandbox(refuses), database, concurrency=1)
 
 

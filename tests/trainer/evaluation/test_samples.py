@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from trainer.evaluation.benchmarks import Benchmark, Problem
+from trainer.evaluation.problems import Benchmark, Problem
 from trainer.evaluation.samples import CanonicalSamples, FileSamples, SamplesUnfit
+from trainer.evaluation.tests_check import Tests
 
-ADD = Problem("T/add", "Add.", "def add(a, b):\n", "add", "def add(a, b):\n    return a + b\n", "assert add(1, 2) == 3")
-HALF = Problem("T/half", "Halve.", "", "half", "half = lambda x: x / 2", "assert half(2) == 1")
+ADD = Problem("T/add", "Add.", "def add(a, b):\n", "def add(a, b):\n    return a + b\n", Tests("assert add(1, 2) == 3"))
+HALF = Problem("T/half", "Halve.", "", "half = lambda x: x / 2", Tests("assert half(2) == 1"))
 TWO = Benchmark("two", "0", (ADD, HALF))
 ONE = Benchmark("one", "0", (ADD,))
 
