@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def record(code: str) -> SeedRecord:
-    return SeedRecord("f", code, "", "o", "1", "p", 1, "MIT", "")
+    return SeedRecord("f", code, "Say what it does here.", "o", "1", "p", 1, "MIT", "")
 
 
 @pytest.mark.parametrize(
