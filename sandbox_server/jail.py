@@ -246,6 +246,10 @@ class _Jails:
         if not self._settings.warm or hash_seed:
             return await self._start(runtime, number, nested=False, apart=apart, hash_seed=hash_seed)
         slot = self._warm.pop((runtime.settings.name, number, apart), None)
+        if slot is not None and not slot.healthy:  # it died while it was idle
+            self._lost += 1
+            await slot.close()
+            slot = None
         return slot or await self._start(runtime, number, nested=True, apart=apart)
 
     async def _put_back(self, slot: Slot, runtime: runtimes.Runtime, number: int, apart: bool = False) -> None:

@@ -51,6 +51,7 @@ class Evidence:
     cpu_limit_reached: bool = False
     disk_full: bool = False
     slot_lost: bool = False
+    counted: bool = True  # by a control group; else nobody counts forks that the kernel refused
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
     stdout_truncated: bool = False
@@ -410,7 +411,8 @@ class _Run:
 
     def _measure(self) -> None:
         group, evidence, limits = self._group, self._evidence, self._limits
-        if group.version != "none":
+        evidence.counted = group.version != "none"
+        if evidence.counted:
             evidence.cpu_time_ms = group.cpu_time_ns() / 1e6
             evidence.process_refusals = group.process_refusals()
             peak = group.peak_memory_bytes()

@@ -15,6 +15,10 @@ from sandbox_server.slot import Evidence
 
 _STOPPED = {"wall": Verdict.TIME_LIMIT, "cpu": Verdict.TIME_LIMIT, "output": Verdict.OUTPUT_LIMIT}
 # Uncaught, these say which limit a program ran into; the kernel counts the kills, not the refusals.
+_NO_PROCESS = (
+    ("BlockingIOError", "[Errno 11] Resource temporarily unavailable"),
+    ("RuntimeError", "can't start new thread"),
+)
 _NO_SPACE = ("[Errno 28]", "[Errno 122]", "[Errno 27]")
 
 
@@ -118,7 +122,7 @@ def _from_report(job: Job, evidence: Evidence, report: Report | None) -> Verdict
     if report.tests is not None and report.tests.assertions_failed:
         return Verdict.FAILED
     if report.end == "error":
-        return _limit_behind(report.error) or Verdict.ERROR
+        return _limit_behind(report.error, evidence) or Verdict.ERROR
     if not tested:
         return Verdict.EXITED
     if report.end in ("exit", "lost") or not report.reached_end:
@@ -131,13 +135,15 @@ def _held(report: Report) -> bool:
     return tests is not None and tests.assertions_run > 0 and tests.assertions_failed == 0
 
 
-def _limit_behind(error: ProgramError | None) -> Verdict | None:
+def _limit_behind(error: ProgramError | None, evidence: Evidence) -> Verdict | None:
     if error is None:
         return None
     if error.type == "MemoryError":
         return Verdict.MEMORY_LIMIT
     if error.type == "OSError" and error.message.startswith(_NO_SPACE):
         return Verdict.DISK_LIMIT
+    if not evidence.counted and (error.type, error.message) in _NO_PROCESS:
+        return Verdict.PROCESS_LIMIT
     return None
 
 
