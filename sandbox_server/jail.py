@@ -151,7 +151,7 @@ class _Jails:
                 once = self._once if job.judge is Judge.SAME_INTERPRETER else self._once_apart
                 outcomes = [await once(job, runtime, limits, number) for _ in range(max(job.repeat, 1))]
             finally:
-                self._running.discard(task)  # type: ignore[arg-type]
+                self._running.discard(task)
                 self._free.append(number)
         if len(outcomes) == 1:
             return outcomes[0]
