@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,29 +89,40 @@ def serve() -> Iterator[Server]:
     except ImportError:
         raise NoServer("psycopg is not installed") from None
     folder = Path(tempfile.mkdtemp(prefix="selfalign-pg-"))
-    as_user: list[str] = []
+    # Told to end when this process dies, even by kill -9.
+    prefix = ["setpriv", "--pdeathsig", "INT"]
     if os.geteuid() == 0:  # the server refuses to run as root
         try:
             account = pwd.getpwnam("postgres")
         except KeyError:
             raise NoServer("there is no user postgres to run the server as") from None
         os.chown(folder, account.pw_uid, account.pw_gid)
-        as_user = ["runuser", "-u", "postgres", "--"]
-
-    def call(program: str, *arguments: str) -> None:
-        command = [*as_user, str(programs / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=300"
+        prefix += ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+    data = ("-D", str(folder / "data"))
+    initdb = [*prefix, str(programs / "initdb"), *data, "--auth=trust", "--username=postgres", "--no-sync"]
+    settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 300}
+    options = [f"-c{name}={value}" for name, value in settings.items()]
+    server = None
     try:
-        call("initdb", "--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C")
-        call("pg_ctl", "start", "-w", "-l", str(folder / "log"), "-o", options)
-        try:
-            yield Server(folder)
-        finally:
-            call("pg_ctl", "stop", "-w", "-m", "immediate")
+        subprocess.run([*initdb, "--encoding=UTF8", "--locale=C"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        with (folder / "log").open("wb") as log:
+            command = [*prefix, str(programs / "postgres"), *data, *options]
+            server = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        _wait(programs, folder, server)
+        yield Server(folder)
     finally:
+        if server is not None:
+            server.send_signal(signal.SIGQUIT)  # at once: nothing of it is wanted any more
+            server.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(programs: Path, folder: Path, server: subprocess.Popen[bytes]) -> None:
+    ready = [str(programs / "pg_isready"), "--quiet", "--host", str(folder)]
+    while subprocess.run(ready).returncode != 0:
+        if server.poll() is not None:
+            raise NoServer(f"PostgreSQL ended at once: {(folder / 'log').read_text(errors='replace')[-500:]}")
+        time.sleep(0.05)
 
 
 def _programs() -> Path:
