@@ -215,7 +215,7 @@ class Slot:
             os.close(self._log)
 
     def _log_text(self) -> str:
-        """nsjail's own complaints, one line."""
+        """What nsjail complained of, in one line."""
         text = os.pread(self._log, 4096, 0).decode(errors="replace")
         lines = [line for line in text.splitlines() if "no version information" not in line]
         return " ".join(lines)[-1000:]
@@ -276,8 +276,8 @@ class _Run:
         counted = group.version != "none"
         settings = SETTINGS.pack(
             0 if counted else limits.memory_bytes,
-            # Where a group counts, its clock decides and the process's own limit only stands behind it, far off: that one
-            # counts in ticks, which a busy host charges to whoever runs when one falls due.
+            # Where a group counts, its clock decides, and the process's own limit stands far behind it: that one counts
+            # in ticks, which a busy host charges to whoever runs when one falls due.
             -(-limits.cpu_time_ms // 1000) * (2 if counted else 1) + (2 if counted else 1),
             0 if counted else limits.processes,
             limits.open_files,
