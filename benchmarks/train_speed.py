@@ -244,7 +244,8 @@ def main() -> None:
             print(f"{name:<22} {wall:>8,.0f} tokens/s {cpu:>8,.0f} per CPU second")
     print(
         f"Llama of 4 layers x 256, vocabulary {len(bench.tokenizer):,}, fp32, Adafactor; "
-        f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, {platform.machine()}"
+        f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, {platform.machine()}"
     )
 
 
