@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers", "sqlalchemy", "alembic", "grpc", "google.proto
 
 def modules_after(statement: str) -> set[str]:
     """Names of all modules that a fresh interpreter has loaded after `statement`."""
-    script = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    script = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stderr.split())
 
