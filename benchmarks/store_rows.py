@@ -95,15 +95,18 @@ class Timed(Silent):
     def __init__(self) -> None:
         self.began: dict[str, float] = {}
         self.took_s: dict[str, float] = {}
+        self.cpu_s: dict[str, float] = {}
         self.rows: dict[str, int | None] = {}
 
     def begin(self, stage: str, total: int | None) -> None:
         """Start the clock."""
         self.began[stage], self.rows[stage] = time.perf_counter(), total
+        self.cpu_s[stage] = -time.process_time()
 
     def end(self, stage: str, summary: str) -> None:
         """Stop it."""
         self.took_s[stage] = time.perf_counter() - self.began[stage]
+        self.cpu_s[stage] += time.process_time()
 
 
 def main() -> None:
@@ -136,10 +139,15 @@ def main() -> None:
     assert second.did_nothing, second
     assert report.snapshot is not None
     store = f"SQLite {sqlite3.sqlite_version}, WAL" if backend == "sqlite" else backend
-    print(f"{store}; {options.concurrency} at a time; Python {platform.python_version()}; {os.cpu_count()} CPUs")
+    print(
+        f"{store}; {options.concurrency} at a time; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f}"
+    )
     for stage in ("concepts", "instructions", "responses", "executions"):
         rows, took_s = timed.rows[stage] or 0, timed.took_s[stage]
-        print(f"{stage:<13}{rows:>8} rows {took_s:>8.2f} s {rows / took_s:>9.0f} rows/s")
+        cpu_s = timed.cpu_s[stage]
+        print(
+            f"{stage:<13}{rows:>8} rows {took_s:>8.2f} s {rows / took_s:>9.0f} rows/s {rows / cpu_s:>9.0f} rows/CPU s"
+        )
     print(f"selection    {report.snapshot.judged:>8} rows {timed.took_s['selection']:>8.2f} s")
     print(f"second build: nothing to do, {again:.2f} s")
 

@@ -32,7 +32,7 @@ from generator.records import (
     ResponseFields,
     program_key,
 )
-from generator.seeds import SEED_FILTERS, gather, judge
+from generator.seeds import SeedFilter, gather, judge, seed_filters
 from generator.select import Snapshot, select
 from generator.stages import STAGES, ParseError, Stage, index_key, properties
 from generator.store import Database, batched, ensure_recipe, insert_new, storable, take_turns
@@ -75,9 +75,14 @@ class Pipeline:
         return causes.seeds(self.recipe)
 
     @cached_property
+    def asked_of_seeds(self) -> tuple[SeedFilter, ...]:
+        """The filters that seeds pass."""
+        return seed_filters(self.recipe.seeds)
+
+    @cached_property
     def seed_filters(self) -> Cause:
         """What seeds must be."""
-        return causes.seed_filters((entry.name, entry.version) for entry in SEED_FILTERS)
+        return causes.seed_filters((entry.name, entry.version) for entry in self.asked_of_seeds)
 
     @cached_property
     def stages(self) -> dict[str, Cause]:
@@ -289,7 +294,8 @@ def _seed_row(id: str, record: Any) -> dict[str, Any]:
 def _seed_judgement(pipeline: Pipeline, seed: models.Seed) -> dict[str, Any]:
     level = work.LEVELS["concepts"]
     names = [column.key for column in level.parent[1:]]
-    rejection = judge(level.read(*(getattr(seed, name) for name in names)))  # type: ignore[arg-type]
+    record = level.read(*(getattr(seed, name) for name in names))
+    rejection = judge(record, pipeline.asked_of_seeds)  # type: ignore[arg-type]
     return {
         "recipe_id": pipeline.seed_filters.id,
         "subject_id": seed.id,
@@ -350,12 +356,9 @@ class _Line:
             counted = work.count(self.database, pipeline.chain, stage.name)
             return counted.parents * pipeline.chain.samples[stage.name] - counted.rows
 
-        def keyed(draw: Draw) -> str:
-            return row_key(stage.name, recipe_id, draw)
-
-        async def draw(item: Draw) -> None:
+        async def draw(claimed: tuple[str, Draw]) -> None:
             nonlocal unread
-            key = keyed(item)
+            key, item = claimed
             request = stage.request(
                 item.parent,
                 id=key,
@@ -379,10 +382,11 @@ class _Line:
             await self.writer.insert(level.table, row)
             self.progress.advance(stage.name)
 
-        def pages() -> Iterator[list[Draw]]:
+        def pages() -> Iterator[list[tuple[str, Draw]]]:
             for page in work.pending_draws(self.database, pipeline.chain, stage.name):
-                mine = self.leases.claim(level.table, [keyed(item) for item in page])
-                yield [item for item in page if keyed(item) in mine]
+                keyed = {row_key(stage.name, recipe_id, item): item for item in page}
+                mine = self.leases.claim(level.table, list(keyed))
+                yield [(key, item) for key, item in keyed.items() if key in mine]
 
         if await self._work_off(stage.name, missing, pages, draw, recipe.model.concurrency):
             drawn = report.drawn[stage.name]
@@ -397,12 +401,9 @@ class _Line:
             pending, _ = work.count_programs(self.database, pipeline.chain, executions.id)
             return pending
 
-        def keyed(program: Program) -> str:
-            return key_of("execution", program.key, executions.id)
-
-        async def run(program: Program) -> None:
+        async def run(claimed: tuple[str, Program]) -> None:
             nonlocal passed
-            key = keyed(program)
+            key, program = claimed
             job = Job(
                 code=program.code,
                 tests=program.tests,
@@ -417,10 +418,11 @@ class _Line:
             await self.writer.insert(models.Execution, row)
             self.progress.advance("executions")
 
-        def pages() -> Iterator[list[Program]]:
+        def pages() -> Iterator[list[tuple[str, Program]]]:
             for page in work.pending_programs(self.database, pipeline.chain, executions.id):
-                mine = self.leases.claim(models.Execution, [keyed(program) for program in page])
-                yield [program for program in page if keyed(program) in mine]
+                keyed = {key_of("execution", program.key, executions.id): program for program in page}
+                mine = self.leases.claim(models.Execution, list(keyed))
+                yield [(key, program) for key, program in keyed.items() if key in mine]
 
         if await self._work_off("executions", missing, pages, run, concurrency):
             self.progress.end("executions", f"{report.programs_run} run, {passed} passed")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from generator import codeblocks
@@ -74,6 +75,7 @@ def sampling_seed(seed: int, stage: str, index_key: str, sample_index: int) -> i
     return _draw(seed, f"{stage} sample {sample_index}", index_key) % 2**31
 
 
+@lru_cache(maxsize=1024)  # all samples of one parent have the same prompt
 def choose_examples(seed: int, stage: str, index_key: str, count: int) -> tuple[Example, ...]:
     """Draw `count` of the worked examples in a random order."""
     return tuple(sorted(examples(), key=lambda example: _draw(seed, f"{stage} {example.name}", index_key))[:count])
