@@ -36,9 +36,7 @@ def right(
     return first_mismatch(rules, name, atol, [arguments], wanted, [given], at) is None
 
 
-@pytest.mark.parametrize(
-    "value", [1, "a", None, True, 1.5, [1, [2]], (1,), {"a": 1}, {1, 2}, 1j, [], float("inf")]
-)
+@pytest.mark.parametrize("value", [1, "a", None, True, 1.5, [1, [2]], (1,), {"a": 1}, {1, 2}, 1j, [], float("inf")])
 def test_a_value_equals_itself(value: Any) -> None:
     assert right(value, value)
     assert right(value, value, rules=NEW)

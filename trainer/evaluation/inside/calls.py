@@ -38,7 +38,7 @@ PROGRAM, CALLS, ANSWERS = "_selfalign_program.py", "_selfalign_calls.json", "_se
 DRIVER, CODEC = "_selfalign_driver", "_selfalign_values"
 
 _FLUSH_NS = 100_000_000
-_MANY, _PIECE = 200_000, 10_000  # items
+_MANY, _PIECE = 50_000, 10_000  # items
 _AGAIN_S = 0.05  # a program may swallow the first word that its time is up
 
 # Bound before the program can replace them.
