@@ -73,7 +73,12 @@ def authority(tmp_path) -> Authority:
 
 
 def calling(**credentials) -> ClientConfig:
-    return ClientConfig(connect_timeout_s=2, credentials=Credentials(**credentials))
+    return ClientConfig(credentials=Credentials(**credentials))
+
+
+def calling_in_vain(**credentials) -> ClientConfig:
+    """A refused handshake looks like a server that is away, so it is waited for: not long."""
+    return ClientConfig(connect_timeout_s=0.5, credentials=Credentials(**credentials))
 
 
 async def test_tls_with_a_token_lets_in_who_has_both(tmp_path, authority) -> None:
@@ -89,7 +94,7 @@ async def test_tls_with_a_token_lets_in_who_has_both(tmp_path, authority) -> Non
         stranger = Authority(tmp_path, "stranger")
         for credentials in ({}, {"tls": True}, {"ca": stranger.path, "token": "tig3r"}):
             with pytest.raises(errors.Unavailable):
-                async with connect(address, calling(**credentials)):
+                async with connect(address, calling_in_vain(**credentials)):
                     pytest.fail("trusted a server that it cannot know")
 
 
@@ -106,7 +111,7 @@ async def test_mtls_lets_in_who_has_a_certificate_and_queues_him_by_its_name(tmp
         certificate, key = Authority(tmp_path, "stranger").issue("mallory")
         for refused in ({"ca": authority.path}, {"ca": authority.path, "certificate": certificate, "key": key}):
             with pytest.raises(errors.Unavailable):
-                async with connect(address, calling(**refused)):
+                async with connect(address, calling_in_vain(**refused)):
                     pytest.fail("let in a stranger")
 
 

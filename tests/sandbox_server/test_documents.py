@@ -16,11 +16,11 @@ TEXT = (Path(__file__).parents[2] / "docs/serving.md").read_text()
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| ", TEXT, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXT.partition("## Under load")[0], re.MULTILINE))
     fields = {field.name: field.default for field in dataclasses.fields(ServerConfig)}
     assert list(rows) == list(fields)
     for name, shown in rows.items():
-        if name != "sandbox":
+        if name != "sandbox":  # a table, which has its own defaults
             value = None if shown == "none" else tomllib.loads(f"v = {shown.strip('`')}")["v"]
             assert value == fields[name], name
 
