@@ -139,8 +139,9 @@ def main() -> None:
     assert second.did_nothing, second
     assert report.snapshot is not None
     store = f"SQLite {sqlite3.sqlite_version}, WAL" if backend == "sqlite" else backend
+    load = os.getloadavg()[0]
     print(
-        f"{store}; {options.concurrency} at a time; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f}"
+        f"{store}; {options.concurrency} at a time; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {load:.1f}"
     )
     for stage in ("concepts", "instructions", "responses", "executions"):
         rows, took_s = timed.rows[stage] or 0, timed.took_s[stage]

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from generator.models import Dataset
     from generator.pipeline import Report
     from generator.recipe import Recipe
     from generator.store import Database
@@ -227,16 +230,12 @@ def export(recipe_path: str, url: str, dataset: str, output: str, columns: str, 
         raise click.UsageError("--json needs --output FILE: standard output already holds JSON lines")
     with _user_errors():
         from generator.export import export_file, export_jsonl
-        from generator.store import find_dataset
 
         if not (dataset and url):
             recipe = _recipe(recipe_path)
             url, dataset = url or recipe.database.url, dataset or recipe.dataset.name or recipe.name
-        name, _, version = dataset.partition("@")
-        if version and not version.removeprefix("v").isdigit():
-            raise click.UsageError(f"--dataset {dataset}: expected NAME or NAME@VERSION, such as demo@2")
         with _database(url) as database, database.reading() as session:
-            snapshot = find_dataset(session, name, int(version.removeprefix("v")) if version else None)
+            snapshot = _snapshot(session, dataset)
             if output == "-":
                 export_jsonl(session, snapshot, sys.stdout, columns)
                 return
@@ -248,6 +247,28 @@ def export(recipe_path: str, url: str, dataset: str, output: str, columns: str, 
         _print_json({"dataset": snapshot.name, "version": snapshot.version, "rows": lines, "output": output})
         return
     click.echo(f"{lines} pairs of {snapshot.name} v{snapshot.version} in {output}")
+
+
+@click.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@_where
+@_json
+def diff(old: str, new: str, recipe_path: str, url: str, as_json: bool) -> None:
+    """Tell which pairs were added, removed and changed from snapshot OLD to NEW, each NAME or NAME@VERSION."""
+    with _user_errors():
+        from generator.diff import diff as compare
+
+        with _database(url or _recipe(recipe_path).database.url) as database, database.reading() as session:
+            snapshots = [_snapshot(session, old), _snapshot(session, new)]
+            changes = [dataclasses.asdict(change) for change in compare(session, *snapshots)]
+            names = [f"{snapshot.name} v{snapshot.version}" for snapshot in snapshots]
+    if as_json:
+        _print_json({"old": names[0], "new": names[1], "changes": changes})
+        return
+    counts = {kind: sum(change["kind"] == kind for change in changes) for kind in ("added", "removed", "changed")}
+    click.echo(f"{names[0]} -> {names[1]}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    _print_table(("kind", "response_id", "instruction"), changes)
 
 
 @click.group()
@@ -289,7 +310,7 @@ def query(sql: str, recipe_path: str, url: str, as_json: bool) -> None:
     _print_table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
-COMMANDS: tuple[click.Command, ...] = (seeds, plan, preview, build, status, show, export, db)
+COMMANDS: tuple[click.Command, ...] = (seeds, plan, preview, build, status, show, diff, export, db)
 
 
 def _recipe(path: str) -> Recipe:
@@ -304,6 +325,16 @@ def _with_model(recipe: Recipe, **given: str | None) -> Recipe:
     from generator.recipe import with_model
 
     return with_model(recipe, **given)
+
+
+def _snapshot(session: Session, text: str) -> Dataset:
+    from generator.store import find_dataset
+
+    name, _, version = text.partition("@")
+    number = version.removeprefix("v")
+    if version and not number.isdecimal():
+        raise click.UsageError(f"{text}: expected a data set's NAME or NAME@VERSION, such as demo@2")
+    return find_dataset(session, name, int(number) if number else None)
 
 
 @contextlib.contextmanager

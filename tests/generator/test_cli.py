@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from generator.store import Database
 from selfalign import main
 from tests.fakes import FakeSandbox
 from tests.generator.model_server import ModelServer, serve_model
-from tests.generator.rules import RuleEngine
+from tests.generator.rules import RuleEngine, write_seeds
 
 Run = Any
 
@@ -169,6 +170,37 @@ def test_export_knows_the_columns_that_trl_reads(run: Run, built: Recipe) -> Non
 
 def test_export_names_a_version_that_is_not_there(run: Run, built: Recipe) -> None:
     fails_with(run("export", "--dataset", "small@9"), "no data set small v9; there are: small v1")
+
+
+def test_diff_tells_what_one_snapshot_has_and_the_other_has_not(
+    run: Run, built: Recipe, database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "seeds" / "total.py").unlink()
+    write_seeds(tmp_path, ["another"])
+    run("seeds")
+    asyncio.run(build(built, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+
+    changes = json.loads(run("diff", "small@1", "small", "--json").stdout)["changes"]
+
+    assert sorted(change["kind"] for change in changes) == ["added", "removed"]
+    assert "small v1 -> small v2: 1 added, 1 removed, 0 changed" in run("diff", "small@1", "small@v2").stdout
+    assert "0 added, 0 removed, 0 changed" in run("diff", "small", "small").stdout
+
+
+def test_diff_tells_a_pair_whose_text_changed(run: Run, built: Recipe, database: Database) -> None:
+    sections = dataclasses.replace(built.dataset, sections=("implementation",))
+    shorter = dataclasses.replace(built, dataset=sections)
+    asyncio.run(build(shorter, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+
+    assert "0 added, 0 removed, 5 changed" in run("diff", "small@1", "small@2").stdout
+
+
+@pytest.mark.parametrize("version", ["x", "v", "1.5", "-1"])
+def test_a_version_that_is_no_number_is_refused(run: Run, built: Recipe, version: str) -> None:
+    result = run("diff", f"small@{version}", "small")
+
+    assert result.exit_code == 2
+    assert "expected a data set's NAME or NAME@VERSION" in result.stderr
 
 
 def test_db_upgrade_makes_the_tables_and_says_so(run: Run, new_url: str) -> None:
