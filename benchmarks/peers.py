@@ -91,9 +91,9 @@ def evalplus(programs: list[Program], seconds: float) -> float:
     It takes inputs and expected values, so it gets the assertions of the tests that compare a call with a literal, and
     only the problems that have some.
     """
-    problems = [problem for program in programs if (problem := _as_inputs(program))]
+    problems = [problem for program in programs if (problem := as_inputs(program))]
     asked = {"problems": problems, "seconds": seconds, "workers": WORKERS}
-    return _other_program([_evalplus_python(), str(HERE / "evalplus_check.py")], asked)
+    return _other_program([evalplus_python(), str(HERE / "evalplus_check.py")], asked)
 
 
 def floor(programs: list[Program], seconds: float) -> float:
@@ -160,7 +160,12 @@ def _other_program(command: list[str], asked: dict[str, object]) -> float:
     return float(answer["runs"] / answer["seconds"])
 
 
-def _evalplus_python() -> str:
+def evalplus_python() -> str:
+    """The interpreter of an environment that has evalplus, made when there is none.
+
+    Raises:
+        Missing: it cannot be installed.
+    """
     folder = SCRATCH / "evalplus"
     python = folder / "bin/python"
     if not (folder / "complete").exists():
@@ -176,7 +181,8 @@ def _evalplus_python() -> str:
     return str(python)
 
 
-def _as_inputs(program: Program) -> dict[str, object] | None:
+def as_inputs(program: Program) -> dict[str, object] | None:
+    """The assertions that compare a call with a literal, as inputs and expected values; None where there are none."""
     inputs, expected = [], []
     for node in ast.walk(ast.parse(program.tests)):
         match node:

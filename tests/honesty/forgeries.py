@@ -20,12 +20,14 @@ class Task:
         right: a program that does it.
         tests: plain assertions.
         arguments: of the calls in `tests`, for runners that compare results themselves.
+        call: what runs `tests` that only define, for runners that do not.
     """
 
     entry_point: str
     right: str
     tests: str
     arguments: tuple[tuple[object, ...], ...] = ()
+    call: str = ""
 
     @property
     def check(self) -> str:
@@ -101,6 +103,9 @@ UNITTEST = Task(
         """
     ).strip()
     + "\n",
+    ((2, 3), (10, 20), (1, 1)),
+    call="suite = unittest.defaultTestLoader.loadTestsFromTestCase(TestAdd)\n"
+    "assert unittest.TextTestRunner().run(suite).wasSuccessful()\n",
 )
 PARITY = Task(
     "is_even",
