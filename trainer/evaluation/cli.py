@@ -11,10 +11,11 @@ from trainer.evaluation.config import BENCHMARKS
 
 if TYPE_CHECKING:
     from trainer.evaluation.command import Request
+    from trainer.evaluation.compare import Stored
     from trainer.evaluation.run import Report
 
 
-@click.command("eval")
+@click.group("eval", invoke_without_command=True)
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Take database, sandbox and [evaluate] from this file.")
 @click.option(
     "--benchmark",
@@ -39,6 +40,8 @@ def eval_command(as_json: bool, **options: Any) -> None:
     Every verdict is stored as a row; the same evaluation asked again runs only what has no verdict yet. Without
     --samples and --model, the last checkpoint that was trained on the recipe's dataset is scored.
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     import asyncio
     import json
 
@@ -48,12 +51,13 @@ def eval_command(as_json: bool, **options: Any) -> None:
     from sandbox_server.settings import SettingsError
     from trainer.evaluation.command import NothingToScore, RulerBroken, score
     from trainer.evaluation.data import DataUnfit
+    from trainer.evaluation.reference import ReferenceBroken
     from trainer.evaluation.run import CannotScore
     from trainer.evaluation.samples import SamplesUnfit
 
     try:
         reports = asyncio.run(score(_request(options), _Progress()))
-    except (DataUnfit, SamplesUnfit, NothingToScore, RulerBroken, CannotScore, SettingsError) as error:
+    except (DataUnfit, SamplesUnfit, NothingToScore, RulerBroken, ReferenceBroken, CannotScore, SettingsError) as error:
         raise click.ClickException(str(error)) from error
     except (DatabaseError, EngineError, SandboxError) as error:
         raise click.ClickException(str(error)) from error
@@ -114,10 +118,11 @@ class _Progress:
 
 def _table(report: Report) -> str:
     scores = report.scores
+    from trainer.evaluation.show import rates_text
+
     lines = [f"{report.benchmark}: {report.subject}"]
     lines += [f"  {verdict:<14}{count:>6}" for verdict, count in scores["verdicts"].items()]
-    for name in (name for name in scores if name.startswith("pass@")):
-        lines.append(f"  {name:<14}{scores[name]:>6.1%}")
+    lines += rates_text(scores)
     kept = scores["samples"] - report.ran
     lines.append(
         f"  {scores['passed']}/{scores['samples']} samples of {scores['problems']} problems passed; "
@@ -144,3 +149,72 @@ def _document(report: Report) -> dict[str, Any]:
             for sample in report.samples
         ],
     }
+
+
+_DATABASE = click.option("--db", default="sqlite:///runs/selfalign.db", show_default=True, help="SQLAlchemy URL.")
+
+
+@eval_command.command("compare")
+@click.argument("first")
+@click.argument("second")
+@_DATABASE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def compare_command(first: str, second: str, db: str, as_json: bool) -> None:
+    """Tell which problems changed from evaluation FIRST to SECOND, and whether by more than chance.
+
+    An evaluation is named by its id, the beginning of it, `last`, or `last~1` for the one before.
+    """
+    import dataclasses
+    import json
+
+    from trainer.evaluation.compare import Incomparable, compare
+    from trainer.evaluation.show import comparison_text
+
+    one, other = _stored(db, first, second)
+    try:
+        found = compare(one, other)
+    except Incomparable as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else comparison_text(one, other, found))
+
+
+@eval_command.command("show")
+@click.argument("name", default="last")
+@_DATABASE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, every sample in it.")
+@click.option("--samples", "as_samples", is_flag=True, help="Print the samples as evalplus's JSONL.")
+@click.option("--model-index", metavar="MODEL", help="Print the scores as the model-index of MODEL's card.")
+def show_command(name: str, db: str, as_json: bool, as_samples: bool, model_index: str | None) -> None:
+    """Show evaluation NAME problem by problem: right samples, and what went wrong first."""
+    import dataclasses
+    import json
+
+    from trainer.evaluation import show
+
+    if as_json + as_samples + (model_index is not None) > 1:
+        raise click.UsageError("--json, --samples and --model-index exclude each other")
+    (stored,) = _stored(db, name)
+    if model_index is not None:
+        if stored.scores is None:
+            raise click.ClickException(f"evaluation {stored.id} is not finished, so it has no scores to put on a card")
+        click.echo(show.model_index(stored, model_index))
+    elif as_samples:
+        click.echo(show.samples_text(stored))
+    elif as_json:
+        click.echo(json.dumps(dataclasses.asdict(stored), indent=2))
+    else:
+        click.echo(show.problems_text(stored))
+        click.echo("\n".join(["", *show.rates_text(stored.scores or {})]))
+
+
+def _stored(url: str, *names: str) -> list[Stored]:
+    import contextlib
+
+    from generator.store import DatabaseError, open_database
+    from trainer.evaluation.compare import NoSuchEvaluation, find_evaluation
+
+    try:
+        with contextlib.closing(open_database(url)) as database:
+            return [find_evaluation(database, name) for name in names]
+    except (DatabaseError, NoSuchEvaluation) as error:
+        raise click.ClickException(str(error)) from error

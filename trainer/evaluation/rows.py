@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from generator import store
 
@@ -24,6 +26,12 @@ class ScoredSample:
     def passed(self) -> bool:
         """Whether the sample counts as right."""
         return self.verdict == "PASSED"
+
+
+def stored_samples(session: Session, evaluation_id: str) -> Iterator[ScoredSample]:
+    """The stored samples of an evaluation, by task and sample index."""
+    for row in store.evaluation_samples(session, evaluation_id):
+        yield ScoredSample(row.task_id, row.sample_index, row.completion, row.code, row.verdict, row.details or {})
 
 
 class EvaluationRows:
@@ -57,12 +65,7 @@ class EvaluationRows:
     def finished(self) -> dict[tuple[str, int], ScoredSample]:
         """Samples that have a verdict, by (task_id, sample_index)."""
         with self._database.reading() as session:
-            return {
-                (row.task_id, row.sample_index): ScoredSample(
-                    row.task_id, row.sample_index, row.completion, row.code, row.verdict, row.details or {}
-                )
-                for row in store.evaluation_samples(session, self.id)
-            }
+            return {(sample.task_id, sample.sample_index): sample for sample in stored_samples(session, self.id)}
 
     def add(self, sample: ScoredSample) -> None:
         """Store one verdict, for good: its run is not repeated."""

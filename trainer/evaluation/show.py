@@ -1,0 +1,111 @@
+"""Stored evaluations as text: a table, each problem, the samples, a model index."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.evaluation.compare import Comparison, Stored
+
+_DATASETS = {
+    "humaneval": ("HumanEval", "openai_humaneval"),
+    "humaneval+": ("HumanEval+", "evalplus/humanevalplus"),
+    "mbpp": ("MBPP", "mbpp"),
+    "mbpp+": ("MBPP+", "evalplus/mbppplus"),
+    "cruxeval-i": ("CRUXEval-I", "cruxeval-org/cruxeval"),
+    "cruxeval-o": ("CRUXEval-O", "cruxeval-org/cruxeval"),
+    "ds-1000": ("DS-1000", "xlangai/DS-1000"),
+    "livecodebench-generation": ("LiveCodeBench code generation", "livecodebench/code_generation_lite"),
+    "livecodebench-repair": ("LiveCodeBench self repair", "livecodebench/code_generation_lite"),
+    "livecodebench-tests": ("LiveCodeBench test output prediction", "livecodebench/test_generation"),
+    "livecodebench-execution": ("LiveCodeBench code execution", "livecodebench/execution-v2"),
+}
+
+
+def rates_text(scores: Mapping[str, Any]) -> list[str]:
+    """A line for each pass@k with its interval, those on the original benchmark's inputs first."""
+    lines = []
+    for label, part in (("base ", scores.get("base")), ("", scores)):
+        if not part:
+            continue
+        for name in (name for name in part if name.startswith("pass@")):
+            low, high = part.get("intervals", {}).get(name, (None, None))
+            interval = f"   95 % interval {low:.1%} to {high:.1%}" if low is not None else ""
+            lines.append(f"  {label + name:<14}{part[name]:>6.1%}{interval}")
+    return lines
+
+
+def problems_text(stored: Stored) -> str:
+    """A line for each problem: right samples, verdicts, and what went wrong first."""
+    samples = defaultdict(list)
+    for sample in stored.samples:
+        samples[sample.task_id].append(sample)
+    width = max(map(len, samples), default=0)
+    lines = [f"{stored.benchmark}: {stored.subject}", f"evaluation {stored.id}", ""]
+    for task_id, drawn in samples.items():
+        right = sum(sample.passed for sample in drawn)
+        wrong = next((sample for sample in drawn if not sample.passed), None)
+        why = f"  {wrong.verdict}: {reason(wrong.details)}" if wrong else ""
+        lines.append(f"{task_id:<{width}}  {right}/{len(drawn)}{why}".rstrip(" :"))
+    return "\n".join(lines)
+
+
+def reason(details: Mapping[str, Any]) -> str:
+    """What went wrong, in one line."""
+    failure, error = details.get("first_failure"), details.get("error")
+    if failure and "expected" in failure:
+        text = f"{failure.get('arguments', '')} -> {failure['output']}, expected {failure['expected']}"
+    elif failure:
+        text = str(failure.get("assertion", ""))
+    elif error:
+        text = f"{error.get('type')}: {error.get('message', '')}"
+    else:
+        text = ""
+    text = " ".join(text.split())
+    return text if len(text) <= 140 else f"{text[:137]}..."
+
+
+def samples_text(stored: Stored) -> str:
+    """The samples as evalplus's JSONL."""
+    return "\n".join(json.dumps({"task_id": sample.task_id, "solution": sample.code}) for sample in stored.samples)
+
+
+def comparison_text(first: Stored, second: Stored, found: Comparison) -> str:
+    """Both scores, the changes, and how likely they are by chance."""
+    lines = [f"A  {first.id}  {first.benchmark}: {first.subject}", *rates_text(first.scores or {})]
+    lines += [f"B  {second.id}  {second.benchmark}: {second.subject}", *rates_text(second.scores or {}), ""]
+    for title, changes in (("better in B", found.gained), ("worse in B", found.lost)):
+        lines.append(f"{title}: {len(changes)} of {found.problems} problems")
+        lines += [f"  {change.task_id}  {change.first:.0%} -> {change.second:.0%}" for change in changes]
+    verdict = "no more than chance explains" if found.p_value >= 0.05 else "more than chance explains"
+    lines.append(f"McNemar's exact test: p = {found.p_value:.3g}, {verdict} at 5 %")
+    if found.differing:
+        lines.append(f"not the same in both: {', '.join(found.differing)}")
+    return "\n".join(lines)
+
+
+def model_index(stored: Stored, name: str) -> str:
+    """The scores as the `model-index` of a model card's front matter (YAML, in which JSON is valid).
+
+    Args:
+        stored: a finished evaluation.
+        name: the model's.
+    """
+    scores: Mapping[str, Any] = stored.scores or {}
+    title, dataset = _DATASETS.get(stored.benchmark, (stored.benchmark, stored.benchmark))
+    metrics = [
+        {"type": "pass@k", "name": rate, "value": round(float(scores[rate]), 4), "verified": False}
+        for rate in scores
+        if rate.startswith("pass@")
+    ]
+    result = {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": title, "type": dataset, "revision": str(stored.parameters.get("data_version") or "")},
+        "metrics": metrics,
+    }
+    lines = ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
+    for key, value in result.items():
+        lines.append(f"  {'-' if key == 'task' else ' '} {key}: {json.dumps(value)}")
+    return "\n".join(lines)
