@@ -88,14 +88,18 @@ async def _serve(config: ServerConfig) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--tests", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="File with its tests.")
 @click.option("--expect-tests", is_flag=True, help="FILE tests itself: count its assertions.")
+@click.option("--runtime", "runtime_name", default="python", show_default=True, help="What to run it with.")
 @click.option("--address", help=_ADDRESS_HELP + " Without it, the program runs in a jail of this process.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole outcome as JSON.")
-def run(file: Path, tests: Path | None, expect_tests: bool, address: str | None, as_json: bool) -> None:
+def run(
+    file: Path, tests: Path | None, expect_tests: bool, runtime_name: str, address: str | None, as_json: bool
+) -> None:
     """Run the Python program FILE and tell how it ended. The status is 0 for PASSED, and for EXITED with 0."""
     from sandbox_server.jobs import Job
 
-    job = Job(code=_text(file), tests=_text(tests) if tests else "", expect_tests=expect_tests)
-    outcome = _with_sandbox(address, lambda sandbox: sandbox.run(job))
+    tests_text = _text(tests) if tests else ""
+    job = Job(code=_text(file), tests=tests_text, expect_tests=expect_tests, runtime=runtime_name)
+    outcome = _with_sandbox(address, lambda sandbox: sandbox.run(job), runtime_name)
     if as_json:
         click.echo(_json(outcome))
     else:
@@ -133,9 +137,50 @@ def check(as_json: bool) -> None:
     raise SystemExit(0 if all(one.ok or not one.required for one in checks) else 1)
 
 
-def _with_sandbox(address: str | None, use: Callable[[Sandbox], Coroutine[Any, Any, T]]) -> T:
+@sandbox.group()
+def runtime() -> None:
+    """Make and list what programs can be run with."""
+
+
+@runtime.command(name="build")
+@click.argument("name")
+@click.option("-r", "--requirement", "requirements", multiple=True, type=click.Path(path_type=Path, exists=True))
+@click.option("-p", "--package", "packages", multiple=True, help="One requirement, as on pip's command line.")
+@click.option("--preload", multiple=True, metavar="MODULE", help="Import it before any program; may be repeated.")
+@click.option("--interpreter", default="", help="A CPython 3.11 or newer; by default the one that runs this.")
+def build_runtime(
+    name: str, requirements: tuple[Path, ...], packages: tuple[str, ...], preload: tuple[str, ...], interpreter: str
+) -> None:
+    """Make the Python runtime NAME with packages, or make it anew. Offer it with `serve --set sandbox.runtimes=...`."""
+    from sandbox_server import runtimes
+
+    with _user_errors():
+        made = runtimes.build_runtime(name, requirements, packages, preload, interpreter)
+    click.echo(f"{name}: CPython {made.version}, {len(made.packages)} packages, fingerprint {made.fingerprint}")
+
+
+@runtime.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def list_runtimes(as_json: bool) -> None:
+    """Show the runtimes that this host has."""
+    from sandbox_server import image, runtimes
+
+    cache_dir = image.default_cache_dir()
+    with _user_errors():
+        found = [runtimes.open_runtime(name, cache_dir).info() for name in runtimes.known(cache_dir)]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(item) for item in found]))
+        return
+    for item in found:
+        packages = f", {len(item.packages)} packages" if item.packages else ""
+        click.echo(f"{item.name}: {item.interpreter or 'commands'}{packages}")
+
+
+def _with_sandbox(
+    address: str | None, use: Callable[[Sandbox], Coroutine[Any, Any, T]], runtime_name: str = "python"
+) -> T:
     async def main() -> T:
-        async with _sandbox(address) as sandbox:
+        async with _sandbox(address, runtime_name) as sandbox:
             return await use(sandbox)
 
     with _user_errors():
@@ -143,7 +188,7 @@ def _with_sandbox(address: str | None, use: Callable[[Sandbox], Coroutine[Any, A
 
 
 @contextlib.asynccontextmanager
-async def _sandbox(address: str | None) -> AsyncIterator[Sandbox]:
+async def _sandbox(address: str | None, runtime_name: str) -> AsyncIterator[Sandbox]:
     if address is not None:
         from sandbox_server.client import connect
 
@@ -152,7 +197,7 @@ async def _sandbox(address: str | None) -> AsyncIterator[Sandbox]:
         return
     from sandbox_server.jail import SandboxConfig, open_sandbox
 
-    local = await open_sandbox(SandboxConfig(slots=1))
+    local = await open_sandbox(SandboxConfig(slots=1, runtimes=(runtime_name,)))
     try:
         yield local
     finally:
