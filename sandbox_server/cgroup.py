@@ -107,6 +107,7 @@ class _GroupV1:
         swap = memory / "memory.memsw.limit_in_bytes"
         self._swap_limit = _File(swap, os.O_RDWR) if swap.exists() else None
         self._peak = _File(memory / "memory.max_usage_in_bytes", os.O_RDWR)
+        self._usage = _File(memory / "memory.usage_in_bytes", os.O_RDONLY)
         self._oom = _File(memory / "memory.oom_control", os.O_RDONLY)
         self._pids_limit = _File(pids / "pids.max", os.O_RDWR)
         self._pids_events = _File(pids / "pids.events", os.O_RDONLY)
@@ -114,7 +115,7 @@ class _GroupV1:
         self._limits = (_UNLIMITED, 0)
         self._kills = _Counter(self._oom, b"oom_kill ")
         self._refusals = _Counter(self._pids_events, b"max ")
-        self._cpu_start = 0
+        self._cpu_start = self._memory_start = 0
 
     def attach(self, pid: int) -> None:
         for folder in self._folders.values():
@@ -133,6 +134,7 @@ class _GroupV1:
         self._limits = (memory_bytes, processes)
 
     def begin(self) -> None:
+        self._memory_start = self._usage.number()
         self._peak.write(0)
         self._cpu_start = self._cpu.number()
 
@@ -140,7 +142,8 @@ class _GroupV1:
         return self._cpu.number() - self._cpu_start
 
     def peak_memory_bytes(self) -> int:
-        return self._peak.number()
+        # Files that earlier programs read stay in memory, and on the slot's account, until somebody needs the room.
+        return max(self._peak.number() - self._memory_start, 1)
 
     def memory_kills(self) -> int:
         return self._kills.since_last()
@@ -149,7 +152,16 @@ class _GroupV1:
         return self._refusals.since_last()
 
     def remove(self) -> None:
-        files = (self._limit, self._swap_limit, self._peak, self._oom, self._pids_limit, self._pids_events, self._cpu)
+        files = (
+            self._limit,
+            self._swap_limit,
+            self._peak,
+            self._usage,
+            self._oom,
+            self._pids_limit,
+            self._pids_events,
+            self._cpu,
+        )
         for file in files:
             if file is not None:
                 file.close()
@@ -174,6 +186,7 @@ class _GroupV2:
             with contextlib.suppress(OSError):
                 self._peak = _File(peak, os.O_RDWR)
                 self._peak.write(b"reset")
+        self._usage = _File(folder / "memory.current", os.O_RDONLY)
         self._events = _File(folder / "memory.events", os.O_RDONLY)
         self._pids_limit = _File(folder / "pids.max", os.O_RDWR)
         self._pids_events = _File(folder / "pids.events", os.O_RDONLY)
@@ -181,7 +194,7 @@ class _GroupV2:
         self._limits = (_UNLIMITED, 0)
         self._kills = _Counter(self._events, b"oom_kill ")
         self._refusals = _Counter(self._pids_events, b"max ")
-        self._cpu_start = 0
+        self._cpu_start = self._memory_start = 0
 
     def attach(self, pid: int) -> None:
         (self._folder / "cgroup.procs").write_text(str(pid))
@@ -194,6 +207,7 @@ class _GroupV2:
 
     def begin(self) -> None:
         if self._peak is not None:
+            self._memory_start = self._usage.number()
             self._peak.write(b"reset")
         self._cpu_start = self._cpu.field(b"usage_usec ") * 1000
 
@@ -201,7 +215,7 @@ class _GroupV2:
         return self._cpu.field(b"usage_usec ") * 1000 - self._cpu_start
 
     def peak_memory_bytes(self) -> int:
-        return 0 if self._peak is None else self._peak.number()
+        return 0 if self._peak is None else max(self._peak.number() - self._memory_start, 1)
 
     def memory_kills(self) -> int:
         return self._kills.since_last()
@@ -210,7 +224,15 @@ class _GroupV2:
         return self._refusals.since_last()
 
     def remove(self) -> None:
-        for file in (self._limit, self._peak, self._events, self._pids_limit, self._pids_events, self._cpu):
+        for file in (
+            self._limit,
+            self._peak,
+            self._usage,
+            self._events,
+            self._pids_limit,
+            self._pids_events,
+            self._cpu,
+        ):
             if file is not None:
                 file.close()
         _remove(self._folder)

@@ -30,6 +30,7 @@ LAYOUT = 3  # part of an image's key: raise it when this file lays images out di
 _LEFT_OUT = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"}
 )
+_HOST_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc/alternatives")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 # Opened by name at run time, so `ldd` does not tell of it: glibc wants it when a thread ends.
 _OPENED_BY_NAME = ("libgcc_s.so.1",)
@@ -141,6 +142,48 @@ def image_of(interpreter: Interpreter, packages: Path | None, cache_dir: Path) -
     return image
 
 
+def command_image(python: Image, cache_dir: Path) -> tuple[Path, tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """A root for plain commands: the host's own programs, read-only, with the guest's Python beside them.
+
+    Args:
+        python: the image whose Python the guest runs on; it brings its own libraries.
+        cache_dir: where images are kept.
+
+    Returns:
+        The root, what to mount in it (source, target), and the command that starts the guest's Python.
+
+    Raises:
+        HostUnfit: the cache cannot be written, or the jail's user could not enter it.
+    """
+    links: dict[str, str] = {}
+    mounts = [(str(python.root / "python"), PYTHON_PREFIX)]
+    for name in _HOST_FOLDERS:
+        path = Path("/", name)
+        if path.is_symlink():
+            links[name] = str(path.readlink())
+        elif path.is_dir():
+            mounts.append((str(path), str(path)))
+    loader = next(python.root.glob("lib*/ld-linux*"))
+    libraries = next(python.root.glob("**/libc.so.6")).parent
+    mounts += [(str(libraries), "/python-libraries"), (str(loader.parent), "/python-loader")]
+    key = hashlib.sha256(repr((LAYOUT, mounts, links)).encode()).hexdigest()[:16]
+    root = cache_dir / "images" / f"command-{key}"
+    if not root.is_dir():
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=root.parent))
+        _furnish(building)
+        for _, target in mounts:
+            (building / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        for name, target in links.items():
+            (building / name).symlink_to(target)
+        if Path("/etc/ld.so.cache").exists():
+            shutil.copy2("/etc/ld.so.cache", building / "etc/ld.so.cache")
+        _open_to_others(building)
+        _put_in_place(building, root)
+    check_enterable(root)
+    start = (f"/python-loader/{loader.name}", "--library-path", "/python-libraries", python.python)
+    return root, tuple(mounts), start
+
+
 def check_enterable(folder: Path) -> None:
     """Refuse a folder that the jail's user could not reach.
 
@@ -181,6 +224,15 @@ def _build(image: Image, packages: Path | None) -> None:
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)
         raise
+
+
+def _put_in_place(building: Path, folder: Path) -> None:
+    try:
+        building.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another server was faster
+            raise
+        shutil.rmtree(building)
 
 
 def _compile(interpreter: Interpreter, folder: Path) -> None:
@@ -244,7 +296,7 @@ def _furnish(root: Path) -> None:
     (root / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
     zones = Path("/usr/share/zoneinfo")
     if zones.is_dir():
-        shutil.copytree(zones, root / "usr/share/zoneinfo", symlinks=True)
+        shutil.copytree(zones, root / "usr/share/zoneinfo", symlinks=True, dirs_exist_ok=True)
 
 
 def _open_to_others(root: Path) -> None:
@@ -273,12 +325,7 @@ def place_modules(folder: Path, files: dict[str, bytes], interpreter: Interprete
             path.write_bytes(content)
         _compile(interpreter, building)
         _open_to_others(building)
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another server was faster
-                raise
-            shutil.rmtree(building)
+        _put_in_place(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise

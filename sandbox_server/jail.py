@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from sandbox_server import apart, cgroup, image, nsjail, report, runtimes, seccomp, verdict
-from sandbox_server.errors import InvalidJob, Unavailable, Unsupported
+from sandbox_server.errors import HostUnfit, InvalidJob, Unavailable, Unsupported
 from sandbox_server.guest import wire
 from sandbox_server.jobs import Isolation, Job, Judge, Limits, Outcome, SandboxInfo, Verdict
 from sandbox_server.sandbox import Sandbox
@@ -24,7 +24,7 @@ _MIB = 1 << 20
 _FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
 _BOOT = (
     "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
-    "main(int(sys.argv[1]), 'nested' in sys.argv, 'apart' in sys.argv)"
+    "main(int(sys.argv[1]), 'nested' in sys.argv, 'apart' in sys.argv, sys.argv[2:])"
 )
 
 
@@ -34,7 +34,7 @@ class SandboxConfig:
 
     Attributes:
         slots: programs run at once; 0 for one per processor.
-        runtimes: names of the runtimes offered, the first being the default.
+        runtimes: names of the runtimes offered; an empty name in a job takes the first.
         default_limits: for what a job leaves out.
         maximum_limits: what a job may ask.
         warm: keep a started interpreter in each slot and fork it; else start one for each run.
@@ -128,10 +128,14 @@ class _Jails:
 
     async def try_out(self) -> None:
         """Run one program in each runtime."""
-        for name in self._runtimes:
-            seen = await self.run(Job(code="x = 1", tests="assert x == 1", runtime=name))
-            if seen.verdict is not Verdict.PASSED:
-                raise Unavailable(f"runtime {name!r} fails its self-test: {seen}")
+        for name, runtime in self._runtimes.items():
+            if runtime.settings.kind == "command":
+                job, wanted = Job(argv=("true",), runtime=name), Verdict.EXITED
+            else:
+                job, wanted = Job(code="x = 1", tests="assert x == 1", runtime=name), Verdict.PASSED
+            seen = await self.run(job)
+            if seen.verdict is not wanted or seen.exit_code:
+                raise HostUnfit(f"runtime {name!r} fails its self-test: {seen}")
 
     async def run(self, job: Job) -> Outcome:
         """Run one job; see `Sandbox.run`."""
@@ -140,8 +144,11 @@ class _Jails:
         runtime = self._runtimes.get(job.runtime or self._settings.runtimes[0])
         if runtime is None:
             raise InvalidJob("runtime", f"unknown runtime {job.runtime!r}; known: {', '.join(self._runtimes)}")
-        if job.argv:
-            raise Unsupported(f"argv: runtime {job.runtime!r} runs programs, not commands")
+        if bool(job.argv) != (runtime.settings.kind == "command"):
+            raise Unsupported(
+                f"argv: runtime {job.runtime!r} runs {'programs' if job.argv else 'commands'}, "
+                f"not {'commands' if job.argv else 'programs'}"
+            )
         limits = self._limits(job)
         task = asyncio.current_task()
         async with self._available:
@@ -266,12 +273,14 @@ class _Jails:
         self._started += 1
         env = (*runtime.env, ("PYTHONHASHSEED", str(hash_seed)))
         kind = ("nested",) * nested + ("apart",) * apart
+        kind += tuple(f"preload={module}" for module in runtime.settings.preload)
 
         def jail(control: int, log: int) -> nsjail.Jail:
             return nsjail.Jail(
-                root=runtime.image.root,
+                root=runtime.root,
+                mounts=runtime.mounts,
                 guest=runtime.guest,
-                argv=(runtime.image.python, "-s", "-S", "-P", "-c", _BOOT, str(control), *kind),
+                argv=(*runtime.python, "-s", "-S", "-P", "-B", "-X", "utf8", "-c", _BOOT, str(control), *kind),
                 env=env,
                 pass_fds=(control,),
                 log_fd=log,

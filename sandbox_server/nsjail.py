@@ -31,7 +31,7 @@ class Jail:
     pass_fds: tuple[int, ...]
     log_fd: int
     host_uid: int  # the first of the two user ids outside that root may give a jail; ignored without root
-    mounts: tuple[str, ...] = ()
+    mounts: tuple[tuple[str, str], ...] = ()  # (source, target), read-only
     proc: str = ""  # mount options of /proc
 
 
@@ -73,7 +73,10 @@ def textproto(jail: Jail) -> str:
             MountPt(dst="/proc", fstype="proc", rw=True, nosuid=True, nodev=True, noexec=True, options=jail.proc),
             *(MountPt(src=f"/dev/{name}", dst=f"/dev/{name}", is_bind=True, rw=True) for name in _DEVICES),
             MountPt(src=str(jail.guest), dst="/sandbox", is_bind=True, rw=False, nosuid=True, nodev=True),
-            *(MountPt(src=path, dst=path, is_bind=True, rw=False, nosuid=True, nodev=True) for path in jail.mounts),
+            *(
+                MountPt(src=source, dst=target, is_bind=True, rw=False, nosuid=True, nodev=True)
+                for source, target in jail.mounts
+            ),
         ]
     )
     config = builder.build()

@@ -32,7 +32,6 @@ _REPORT_BYTES = 1 << 20
 _COLLECTED_BYTES = 80 << 20
 _PIPE_READ = 1 << 16
 _QUICK_SECONDS = 0.005
-_NEAR_LIMIT = 0.9
 _PROCESSORS = os.cpu_count() or 1
 _SPARE_PROCESSES = 4  # what the jail itself needs below a limit on processes
 
@@ -417,11 +416,8 @@ class _Run:
         if evidence.counted:
             evidence.cpu_time_ms = group.cpu_time_ns() / 1e6
             evidence.process_refusals = group.process_refusals()
-            peak = group.peak_memory_bytes()
-            evidence.peak_memory_bytes = peak or evidence.peak_memory_bytes
-            # The kernel kills for memory at the limit only; without a peak we have to ask.
-            if not peak or peak > limits.memory_bytes * _NEAR_LIMIT:
-                evidence.memory_kills = group.memory_kills()
+            evidence.peak_memory_bytes = group.peak_memory_bytes() or evidence.peak_memory_bytes
+            evidence.memory_kills = group.memory_kills()
         evidence.cpu_limit_reached = evidence.cpu_time_ms >= limits.cpu_time_ms
 
 

@@ -1,5 +1,6 @@
 """The candidate's side of a fork: take the request, become the program, report."""
 
+import _signal
 import linecache
 import os
 import sys
@@ -118,6 +119,8 @@ def _read_all(fd: int) -> bytes:
 
 
 def _execute(argv: "list[str]") -> None:
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # the interpreter ignores them, and exec would pass that on
+        _signal.signal(number, _signal.SIG_DFL)
     try:
         os.execvp(argv[0], argv)
     except OSError as error:

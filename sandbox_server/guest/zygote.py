@@ -8,6 +8,7 @@ import _sitebuiltins
 import _socket
 import builtins
 import gc
+import importlib
 import json
 import os
 import select
@@ -27,14 +28,21 @@ _WARM_UPS = 20  # more than the adaptive interpreter wants to see before it spec
 _PRELOADED = (traceback, typing, uncalled)  # what every program's judging needs is imported before the fork
 
 
-def main(control_fd: int, nested: bool, apart: bool) -> None:
+def main(control_fd: int, nested: bool, apart: bool, options: list[str]) -> None:
     """Serve programs until the server hangs up.
 
     Args:
         control_fd: a SOCK_SEQPACKET connection to the server.
         nested: give each program namespaces of its own; else the jail is for one program.
         apart: programs are sides of a separate judgement, which take more modules.
+        options: ``preload=MODULE`` names what else to import before any program.
     """
+    libraries = f"{sys.prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    if os.path.isdir(libraries):
+        sys.path.append(libraries)
+    for option in options:
+        if option.startswith("preload="):
+            importlib.import_module(option.removeprefix("preload="))
     if apart:
         from .separate import side
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sandbox_server.errors import InvalidJob, Unavailable
+from sandbox_server.errors import InvalidJob, Unavailable, Unsupported
 from sandbox_server.jail import SandboxConfig, open_sandbox
 from sandbox_server.jobs import Assurance, File, Job, LimitsRequest, Outcome, Verdict
 from sandbox_server.sandbox import Sandbox
@@ -471,3 +471,38 @@ async def test_an_unknown_runtime_is_refused_by_name() -> None:
     async with opened() as sandbox:
         with pytest.raises(InvalidJob, match="runtime"):
             await sandbox.run(Job(code="x = 1", runtime="cobol"))
+
+
+# Commands
+
+
+async def test_commands_run_with_the_hosts_programs() -> None:
+    async with opened(runtimes=("python", "command")) as sandbox:
+
+        async def command(*argv: str, **fields: Any) -> Outcome:
+            return await sandbox.run(Job(argv=argv, runtime="command", **fields))
+
+        shell = await command("sh", "-c", "yes | head -1; cat; id -u; exit 3", stdin=b"in\n")
+        killed = await command("sh", "-c", "kill -9 $$")
+        missing = await command("no-such-command")
+        made = await command("sh", "-c", "echo x > made; chmod +x made", collect=("*",))
+        limited = await command("sh", "-c", "while :; do :; done", limits=LimitsRequest(cpu_time_ms=200))
+        info = await sandbox.info()
+
+    assert (shell.verdict, shell.exit_code, shell.stdout) == (Verdict.EXITED, 3, b"y\nin\n1000\n")
+    assert (killed.verdict, killed.signal) == (Verdict.KILLED, signal.SIGKILL)
+    assert (missing.verdict, missing.exit_code) == (Verdict.EXITED, 127)
+    assert made.files == (File("made", b"x\n", True),)
+    assert limited.verdict is Verdict.TIME_LIMIT
+    assert [(runtime.name, bool(runtime.interpreter)) for runtime in info.runtimes] == [
+        ("python", True),
+        ("command", False),
+    ]
+
+
+async def test_a_command_needs_a_command_runtime() -> None:
+    async with opened(runtimes=("python", "command")) as sandbox:
+        with pytest.raises(Unsupported, match="argv"):
+            await sandbox.run(Job(argv=("true",)))
+        with pytest.raises(Unsupported, match="argv"):
+            await sandbox.run(Job(code="x = 1", runtime="command"))
