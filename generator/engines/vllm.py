@@ -44,6 +44,7 @@ class VllmEngine:
             RequestFailed: the prompt does not fit the model.
             EngineUnavailable: the model cannot be loaded, or the engine died.
         """
+        from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -60,7 +61,7 @@ class VllmEngine:
             outputs = [output async for output in engine.generate(self._prompt(engine, request), sampling, request.id)]
         except EngineDeadError as error:
             raise EngineUnavailable(f"vLLM died; its log above says why ({error})") from error
-        except ValueError as error:  # what it says of prompts that do not fit and of settings that it refuses
+        except (ValueError, VLLMValidationError) as error:  # what it says of prompts that do not fit and of settings that it refuses
             raise RequestFailed(" ".join(str(error).split())[:300]) from error
         if not outputs or not outputs[-1].outputs:
             raise RequestFailed("vLLM answered nothing")

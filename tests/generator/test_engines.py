@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import lzma
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -564,3 +565,50 @@ async def test_closing_transformers_ends_what_is_being_drawn(tiny_model: Path) -
     await engine.close()
     with pytest.raises((RequestFailed, asyncio.CancelledError)):
         await task
+
+
+# vLLM, where it is installed; elsewhere what is said of it
+
+
+async def test_an_engine_that_is_not_installed_says_so() -> None:
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        with pytest.raises(EngineUnavailable, match=r"\[model\] engine: 'vllm' needs vLLM .* `vllm serve`"):
+            open_engine(ModelSettings(name="tiny", engine="vllm"))
+
+
+@pytest.mark.slow
+async def test_vllm_answers_fails_and_cuts_as_the_others_do() -> None:
+    pytest.importorskip("vllm")
+    folder = os.environ.get("SELFALIGN_VLLM_MODEL")
+    if not folder:
+        pytest.skip("needs a small model's folder in SELFALIGN_VLLM_MODEL")
+    from generator.engines.vllm import VllmEngine
+
+    settings = ModelSettings(name="tiny", engine="vllm", path=folder, concurrency=4)
+    engine = VllmEngine(settings, enforce_eager=True, max_model_len=512)
+    try:
+        free, again, cut, long = await asyncio.gather(
+            *(
+                engine.complete(CompletionRequest(str(number), prompt, Sampling(0.0, max_tokens=12, stop=stop)))
+                for number, (prompt, stop) in enumerate(
+                    [
+                        (TEXT.prompt, ()),
+                        (TEXT.prompt, ()),
+                        (Prompt(text="def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return"), ("\n",)),
+                        (Prompt(text="x y " * 2000), ()),
+                    ]
+                )
+            ),
+            return_exceptions=True,
+        )
+    finally:
+        await engine.close()
+    assert isinstance(free, Completion)
+    assert free == again
+    assert free.completion_tokens is not None
+    assert isinstance(cut, Completion)
+    assert "\n" not in cut.text
+    assert cut.finish_reason == "stop"
+    assert isinstance(long, RequestFailed)
