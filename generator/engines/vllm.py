@@ -61,7 +61,7 @@ class VllmEngine:
             outputs = [output async for output in engine.generate(self._prompt(engine, request), sampling, request.id)]
         except EngineDeadError as error:
             raise EngineUnavailable(f"vLLM died; its log above says why ({error})") from error
-        except (ValueError, VLLMValidationError) as error:  # what it says of prompts that do not fit and of settings that it refuses
+        except (ValueError, VLLMValidationError) as error:  # a prompt that does not fit, a setting that it refuses
             raise RequestFailed(" ".join(str(error).split())[:300]) from error
         if not outputs or not outputs[-1].outputs:
             raise RequestFailed("vLLM answered nothing")
