@@ -7,7 +7,6 @@ and only regular files are read: a name can lead nowhere else, whatever the prog
 import fnmatch
 import os
 import stat
-from typing import Any
 
 from . import kernel, wire
 
@@ -16,6 +15,7 @@ _MAX_DEPTH = 32
 _MAX_FILES = 1_000
 _MAX_REFUSED = 100
 MAX_BYTES = 64 << 20
+_CHUNK = 1 << 16
 
 
 def main(box: int, request_fd: int, out: int) -> None:
@@ -23,22 +23,30 @@ def main(box: int, request_fd: int, out: int) -> None:
     size = os.fstat(request_fd).st_size
     header, _ = wire.unpack(os.pread(request_fd, size, 0))
     work = kernel.open_beneath(box, b"work", os.O_RDONLY | os.O_DIRECTORY)
-    files, blobs, refused = gather(work, header["collect"])
-    view = memoryview(wire.pack({"files": files, "refused": refused}, blobs))
-    while view:
-        view = view[os.write(out, view) :]
+    files, refused = choose(work, header["collect"])
+    listed = [(name, executable) for name, executable, _ in files]
+    _write_all(out, wire.pack_head({"files": listed, "refused": refused}, [size for _, _, size in files]))
+    # One after another: a copy of them all would be charged to the program's memory.
+    for name, _, size in files:
+        fd = kernel.open_beneath(work, name.encode(), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        while size:
+            part = os.read(fd, min(size, _CHUNK))
+            if not part:
+                raise EOFError(name)
+            _write_all(out, part)
+            size -= len(part)
+        os.close(fd)
     os._exit(0)
 
 
-def gather(work: int, globs: "list[str]") -> "tuple[list[Any], list[bytes], list[str]]":
-    """Read the files below the descriptor `work` that match one of `globs`.
+def choose(work: int, globs: "list[str]") -> "tuple[list[tuple[str, bool, int]], list[str]]":
+    """Find the files below the descriptor `work` that match one of `globs`.
 
     Returns:
-        (path, executable) of each, their contents, and for those not read the path with the reason.
+        Path, executable, size in bytes of each; and for those that cannot be returned the path with the reason.
     """
     patterns = [glob.split("/") for glob in globs]
-    files: list[Any] = []
-    blobs: list[bytes] = []
+    files: list[tuple[str, bool, int]] = []
     refused: list[str] = []
     budget = MAX_BYTES
     for path in sorted(_walk(work)):
@@ -50,19 +58,17 @@ def gather(work: int, globs: "list[str]") -> "tuple[list[Any], list[bytes], list
         if not any(matches(name.split("/"), pattern) for pattern in patterns):
             continue
         problem = ""
-        content, mode = b"", 0
+        size, mode = 0, 0
         try:
             # Without O_NONBLOCK, opening a FIFO would wait for its other end.
             fd = kernel.open_beneath(work, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
             try:
                 state = os.fstat(fd)
-                mode = state.st_mode
+                size, mode = state.st_size, state.st_mode
                 if not stat.S_ISREG(mode):
                     problem = "not a regular file"
-                elif state.st_size > budget or len(files) >= _MAX_FILES:
-                    problem = "too large" if state.st_size > budget else "too many files"
-                else:
-                    content = _read(fd, state.st_size)
+                elif size > budget or len(files) >= _MAX_FILES:
+                    problem = "too large" if size > budget else "too many files"
             finally:
                 os.close(fd)
         except OSError as error:
@@ -70,12 +76,11 @@ def gather(work: int, globs: "list[str]") -> "tuple[list[Any], list[bytes], list
         if problem:
             refused.append(f"{name}: {problem}")
         else:
-            budget -= len(content)
-            files.append((name, bool(mode & 0o100)))
-            blobs.append(content)
+            budget -= size
+            files.append((name, bool(mode & 0o100), size))
     if len(refused) > _MAX_REFUSED:
         refused[_MAX_REFUSED:] = [f"and {len(refused) - _MAX_REFUSED} more"]
-    return files, blobs, refused
+    return files, refused
 
 
 _NOT_REGULAR = (6, 18, 40)  # ENXIO: a socket or a device; EXDEV and ELOOP: a link
@@ -130,12 +135,7 @@ def _walk(work: int) -> "list[bytes]":
     return found
 
 
-def _read(fd: int, size: int) -> bytes:
-    parts = []
-    while size:
-        part = os.read(fd, min(size, 1 << 20))
-        if not part:
-            break
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def _write_all(out: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(out, view) :]

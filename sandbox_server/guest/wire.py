@@ -28,9 +28,14 @@ DONE = struct.Struct("<iQQQ?")
 
 def pack(header: dict[str, Any], blobs: list[bytes]) -> bytes:
     """One message."""
-    header["sizes"] = [len(blob) for blob in blobs]
+    return b"".join((pack_head(header, [len(blob) for blob in blobs]), *blobs))
+
+
+def pack_head(header: dict[str, Any], sizes: list[int]) -> bytes:
+    """A message without its blobs, which must follow and have these sizes."""
+    header["sizes"] = sizes
     head = "".join(_encode(header, 0)).encode("ascii")
-    return b"".join((_LENGTH.pack(len(head)), head, *blobs))
+    return _LENGTH.pack(len(head)) + head
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
