@@ -198,8 +198,9 @@ def serve(path: Path, arguments: argparse.Namespace) -> Any:
     parameters.n_parallel = arguments.parallel
     parameters.kv_unified = True
     parameters.n_ctx = arguments.parallel * arguments.context
-    parameters.cpuparams.n_threads = arguments.threads
-    parameters.cpuparams_batch.n_threads = arguments.threads
+    for threads in (parameters.cpuparams, parameters.cpuparams_batch):
+        threads.n_threads = arguments.threads
+        threads.poll = 0  # waiting threads sleep: spinning ones starve each other where cores are shared
     parameters.ui = False
     parameters.verbosity = 0
     # A request means what it says: no truncation of the distribution beyond what it asks for.
