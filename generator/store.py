@@ -333,6 +333,18 @@ def find_dataset(session: Session, name: str, version: int | None = None) -> mod
     return dataset
 
 
+# Built once: it is what a training reads with, batch after batch.
+_ITEMS = sa.select(
+    models.DatasetItem.position,
+    models.DatasetItem.response_id,
+    models.DatasetItem.instruction,
+    models.DatasetItem.response,
+).where(
+    models.DatasetItem.dataset_id == sa.bindparam("dataset_id"),
+    models.DatasetItem.position.in_(sa.bindparam("positions", expanding=True)),
+)
+
+
 def iter_items(session: Session, dataset_id: str, positions: Iterable[int]) -> Iterator[Item]:
     """Yield the items at `positions`, in that order; each batch is one query.
 
@@ -344,11 +356,9 @@ def iter_items(session: Session, dataset_id: str, positions: Iterable[int]) -> I
     Raises:
         UnknownDataset: a position lies outside the snapshot.
     """
-    item = models.DatasetItem
-    columns = (item.position, item.response_id, item.instruction, item.response)
     for batch in batched(positions):
-        query = sa.select(*columns).where(item.dataset_id == dataset_id, item.position.in_(set(batch)))
-        found = {row.position: Item(*row) for row in session.execute(query)}
+        rows = session.connection().execute(_ITEMS, {"dataset_id": dataset_id, "positions": list(set(batch))})
+        found = {row[0]: Item(*row) for row in rows}
         for position in batch:
             if position not in found:
                 raise UnknownDataset(f"data set {dataset_id} has no position {position}")
