@@ -106,7 +106,7 @@ def _namespace_remedies() -> Iterator[str]:
 
 def _filters() -> HostCheck:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Seccomp_filters:") or line.startswith("Seccomp:"):
+        if line.startswith("Seccomp"):
             return HostCheck("seccomp", True, "the kernel filters system calls")
     return HostCheck("seccomp", False, "the kernel was built without it", "use a kernel with CONFIG_SECCOMP_FILTER")
 

@@ -127,7 +127,7 @@ class _Jails:
         return self._lost
 
     async def try_out(self) -> None:
-        """Run one program in each runtime."""
+        """Run one program in each runtime, and have a jail of the first in every slot."""
         for name, runtime in self._runtimes.items():
             if runtime.settings.kind == "command":
                 job, wanted = Job(argv=("true",), runtime=name), Verdict.EXITED
@@ -136,6 +136,17 @@ class _Jails:
             seen = await self.run(job)
             if seen.verdict is not wanted or seen.exit_code:
                 raise HostUnfit(f"runtime {name!r} fails its self-test: {seen}")
+        if self._settings.warm:
+            first = self._runtimes[self._settings.runtimes[0]]
+            waiting = [
+                number for number in range(self._slots) if (first.settings.name, number, False) not in self._warm
+            ]
+            started = await asyncio.gather(
+                *(self._start(first, number, nested=True, apart=False) for number in waiting)
+            )
+            self._warm |= {
+                (first.settings.name, number, False): slot for number, slot in zip(waiting, started, strict=True)
+            }
 
     async def run(self, job: Job) -> Outcome:
         """Run one job; see `Sandbox.run`."""
@@ -152,6 +163,8 @@ class _Jails:
         limits = self._limits(job)
         task = asyncio.current_task()
         async with self._available:
+            if self._closed:  # while we waited
+                raise Unavailable("the sandbox is closed")
             number = self._free.pop()
             try:
                 self._running.add(task)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def _line(value: Any) -> int:
 def collected(data: bytes) -> tuple[tuple[File, ...], tuple[str, ...]]:
     """The files that a run left, and the paths that were not returned with the reason.
 
-    The collector runs no code of the program's, but it reads what a program made, so its answer is checked all the same.
+    The collector runs no code of the program's, but reads what a program made, so its answer is checked all the same.
     """
     try:
         (length,) = _LENGTH.unpack_from(data)

@@ -1,11 +1,11 @@
 """The system call filter of programs, compiled to BPF once in the server and installed by the guest.
 
-Three lists, because an allow-list that kills has cost other sandboxes random failures: what is certainly an attack kills
-the process (the verdict is KILLED), what a program may try in good faith gets EPERM or ENOSYS, and the rest is allowed.
-Calls that are newer than this file get ENOSYS, which programs know how to handle.
+Three lists, because an allow-list that kills has cost other sandboxes random failures: what is certainly an attack
+kills the process (the verdict is KILLED), what a program may try in good faith gets EPERM or ENOSYS, and the rest is
+allowed. Calls that are newer than this file get ENOSYS, which programs know how to handle.
 
-The filter is a binary search over ranges of call numbers. The kernel evaluates a new filter once for every call number to
-learn which are always allowed, so a long chain of comparisons would cost every run tens of microseconds.
+The filter is a binary search over ranges of call numbers. The kernel evaluates a new filter once for every call number
+to learn which are always allowed, so a long chain of comparisons would cost every run tens of microseconds.
 """
 
 from __future__ import annotations

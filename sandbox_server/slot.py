@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 from sandbox_server import nsjail
 from sandbox_server.cgroup import Group
-from sandbox_server.errors import Broken, HostUnfit, Unavailable
+from sandbox_server.errors import Broken, HostUnfit, InvalidJob, Unavailable
 from sandbox_server.guest.wire import DONE, HAS_COLLECT, HAS_LINK, HAS_STDIN, SETTINGS
 from sandbox_server.jobs import Limits
 
@@ -163,6 +164,7 @@ class Slot:
             link: one end of a socket for the program to speak to its judge; it stays the caller's.
 
         Raises:
+            InvalidJob: the memory limit is below what the jail's first process holds.
             Unavailable: the slot was lost with the program in it.
         """
         self.served += 1
@@ -270,7 +272,14 @@ class _Run:
     def send(self, request: bytes, stdin: bytes, collect: bool, link: int | None) -> None:
         """Hand the program to the slot's first process and start the clocks."""
         limits, evidence, group = self._limits, self._evidence, self._group
-        group.set_limits(limits.memory_bytes, limits.processes + _SPARE_PROCESSES)
+        try:
+            group.set_limits(limits.memory_bytes, limits.processes + _SPARE_PROCESSES)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise InvalidJob(
+                "limits.memory_bytes", f"{limits.memory_bytes} is less than the runtime alone takes; ask for more"
+            ) from error
         group.begin()
         counted = group.version != "none"
         settings = SETTINGS.pack(

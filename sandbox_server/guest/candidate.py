@@ -1,6 +1,6 @@
 """The candidate's side of a fork: take the request, become the program, report."""
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import linecache
 import os
 import sys
@@ -14,8 +14,9 @@ __builtins__ = BUILTINS  # type: ignore[assignment]
 _exit, _getpid, _write, _pack = os._exit, os.getpid, os.write, wire.pack
 
 
-def main(request_fd: int, report_fd: int, _link_fd: int) -> None:
+def main(request_fd: int, report_fd: int, link_fd: int) -> None:
     """Run what `request_fd` holds and write the report to `report_fd`. Ends the process; never returns."""
+    del link_fd  # there is none
     me = _getpid()
     request = _read_all(request_fd)
     os.close(request_fd)
@@ -109,7 +110,7 @@ def _finish() -> None:
 
 def _read_all(fd: int) -> bytes:
     size = os.fstat(fd).st_size
-    parts: "list[bytes]" = []
+    parts: list[bytes] = []
     offset = 0
     while offset < size:
         part = os.pread(fd, size - offset, offset)

@@ -1,9 +1,9 @@
 """Rewrite the assertions of tests so that each one is counted and a failed one explains itself.
 
 ``assert left == right, message`` becomes ``assert @eq(7, left, right), message``, and ``assert value`` becomes
-``assert @true(7, value)``. The functions behind these names make the comparison, count it, and
-note a failure whatever the tests then do with the exception; operands are evaluated once, in the same order, and nothing
-holds on to them. Names that begin with ``@`` cannot collide with a program's.
+``assert @true(7, value)``. The functions behind these names make the comparison, count it, and note a failure whatever
+the tests then do with the exception; operands are evaluated once, in the same order, and nothing holds on to them.
+Names that begin with ``@`` cannot collide with a program's.
 
 Every run pays for this, so it is small: only statements are walked, never expressions, and an assertion costs three new
 nodes.
@@ -70,6 +70,7 @@ class Instrumenter:
             collect: functions found here may be tests that nothing calls (module level and test classes).
             counted: assertions found here belong to the tests.
         """
+        statement: Any  # the exact type, asked below, tells what it has
         for statement in body:
             kind = type(statement)
             if kind is Assert:
@@ -109,7 +110,7 @@ class Instrumenter:
         if (kind is Constant and test.value) or (kind is Tuple and test.elts):
             return  # always true: it asserts nothing, so it is not counted
         where = _place(test)
-        arguments = [Constant(len(self.assertions), **where)]
+        arguments: list[Any] = [Constant(len(self.assertions), **where)]
         if kind is Compare and len(test.ops) == 1:
             name, operator = CHECKS[type(test.ops[0])]
             arguments += (test.left, test.comparators[0])
@@ -135,7 +136,7 @@ def looks_like_tests(definition: Any) -> bool:
     return definition.name.startswith("Test") or any(base.endswith("TestCase") for base in bases)
 
 
-def _place(node: Any) -> dict[str, int]:
+def _place(node: Any) -> dict[str, Any]:
     """A node's place in the source, for nodes made in its stead."""
     return {
         "lineno": node.lineno,

@@ -5,6 +5,7 @@ The verdict is not made here: the report holds facts, and the server weighs them
 
 import _ast
 import builtins
+import functools
 import itertools
 import linecache
 import sys
@@ -164,7 +165,7 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
         code: the program's text.
         tests: the tests' text; may be empty.
         expect_tests: the tests are inside `code`.
-        entry_point: the function for a `check(candidate)` that nothing calls; empty for the last one that `code` defines.
+        entry_point: the function for a `check(candidate)` that nothing calls; empty for the last that `code` defines.
 
     Returns:
         ``end``: "done", "syntax", "error" or "exit"; ``code``: the exit status; ``tests``: counts; ``error``: what was
@@ -172,20 +173,15 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
     """
     judged = code if expect_tests else tests
     instrumenter = Instrumenter(self_testing=expect_tests)
-    flags = {"dont_inherit": True, "optimize": 0}
+    compiled = functools.partial(compile, mode="exec", dont_inherit=True, optimize=0)
+    tree: Any = None
     # Both are compiled before either runs: nothing that the program patches can reach the compiler.
     try:
         if judged:
-            tree = compile(judged, CODE_FILE if expect_tests else TESTS_FILE, "exec", _ast.PyCF_ONLY_AST, **flags)
+            tree = compiled(judged, CODE_FILE if expect_tests else TESTS_FILE, flags=_ast.PyCF_ONLY_AST)
             instrumenter.rewrite(tree)
-        if expect_tests:
-            judged_tree = tree
-            main = compile(tree, CODE_FILE, "exec", **flags)
-            after = compile(tests, TESTS_FILE, "exec", **flags) if tests else None
-        else:
-            main = compile(code, CODE_FILE, "exec", **flags)
-            judged_tree = tree if tests else None
-            after = compile(tree, TESTS_FILE, "exec", **flags) if tests else None
+        main = compiled(tree if expect_tests else code, CODE_FILE)
+        after = compiled(tests if expect_tests else tree, TESTS_FILE) if tests else None
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         print_error(error)
         return {"end": "syntax", "code": 1, "error": describe(error, None)}
@@ -217,7 +213,7 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
         if after is not None:
             exec(after, namespace)
         report["reached"] = not instrumenter.functions or uncalled.call(
-            judged_tree, namespace, instrumenter.functions, entered, entry_point, code
+            tree, namespace, instrumenter.functions, entered, entry_point, code
         )
     except SystemExit as stop:
         report["end"] = "exit"
@@ -357,4 +353,4 @@ def _segment(source: str, where: _ast.stmt) -> str:
 
 def remember_source(name: str, source: str) -> None:
     """Let tracebacks and inspect.getsource show lines of a file that is nowhere on disk; split only if they ask."""
-    linecache.cache[name] = (lambda: source,)  # type: ignore[assignment]
+    linecache.cache[name] = (lambda: source,)

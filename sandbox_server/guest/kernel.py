@@ -1,6 +1,6 @@
 """System calls that the standard library does not wrap, through the C library."""
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C functions behind `signal`
 import ctypes
 import errno
 import os
@@ -89,7 +89,7 @@ def set_namespace(fd: int, kind: int) -> None:
 
 
 def unshare(kinds: int) -> None:
-    """unshare(2)."""
+    """Enter new namespaces of these kinds."""
     _check(_libc.unshare(kinds))
 
 
@@ -111,7 +111,7 @@ def attach_mount(mount: int, target: bytes) -> None:
 
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: int, options: bytes) -> None:
-    """mount(2)."""
+    """Mount a file system of `kind` at `target`."""
     _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
 
 

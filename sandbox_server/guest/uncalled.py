@@ -58,7 +58,7 @@ def call(
             if _is_test_case(kind):
                 wanted += methods
                 cases.append(kind)  # type: ignore[arg-type]
-            elif isinstance(kind, type) and statement.name.startswith("Test") and kind.__init__ is object.__init__:
+            elif isinstance(kind, type) and statement.name.startswith("Test") and kind.__init__ is object.__init__:  # type: ignore[misc]
                 wanted += methods
                 _run_class(kind, [name.removeprefix(prefix) for name in methods])
     if cases:

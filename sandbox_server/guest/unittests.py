@@ -1,12 +1,13 @@
 """Count unittest's assertion methods like `assert` statements, and take its results as they are.
 
-A runner swallows what its tests raise, and `unittest.main` ends the process: both would hide from a judge that only looks
-at exceptions and at the module's end.
+A runner swallows what its tests raise, and `unittest.main` ends the process: both would hide from a judge that only
+looks at exceptions and at the module's end.
 """
 
 import functools
 import sys
 import threading
+import types
 import unittest
 import unittest.case
 import unittest.result
@@ -39,7 +40,7 @@ class Watch:
         while frames is not None:
             name = frames.tb_frame.f_code.co_filename
             frames = frames.tb_next
-        return name == sys.modules[unittest.main.__module__].__file__  # type: ignore[attr-defined]
+        return name == sys.modules[unittest.main.__module__].__file__
 
     def finish(self, report: dict[str, Any]) -> None:
         """Bring an error that a runner swallowed into the report."""
@@ -71,7 +72,7 @@ class Watch:
 
     def _patch_results(self) -> None:
         watch = self
-        base = unittest.result.TestResult
+        base: Any = unittest.result.TestResult
         add_error, add_failure = base.addError, base.addFailure
         sub_test = base.addSubTest
 
@@ -89,23 +90,23 @@ class Watch:
                 kind(error[1])
             sub_test(result, test, part, error)
 
-        base.addError, base.addFailure, base.addSubTest = on_error, on_failure, on_sub_test  # type: ignore[method-assign]
+        base.addError, base.addFailure, base.addSubTest = on_error, on_failure, on_sub_test
 
     def _swallowed(self, error: BaseException) -> None:
         if self._error is None:
             self._error = judging.describe(error, error.__traceback__)
 
     def _failed(self, error: BaseException) -> None:
-        """A failed test whose assertion was not seen failing: `assertRaises` as a context, or a raised AssertionError."""
+        """Count a failed test whose assertion was not seen: `assertRaises` as a context, a raised AssertionError."""
         if not self._ledger.failures:
             facts = judging.describe(error, error.__traceback__)
             self._ledger.record(facts["line"], facts["message"].split("\n")[0], "")
 
 
 def _caller_line(tests_file: str) -> int:
-    frame = sys._getframe(2)
+    frame: types.FrameType | None = sys._getframe(2)
     while frame is not None:
         if frame.f_code.co_filename == tests_file:
             return frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return 0

@@ -1,8 +1,8 @@
 """Framing between server and guest: a JSON header and the bytes that it speaks of.
 
 Layout: 4 bytes header length (big-endian), the header, then the blobs one after another; the header's ``sizes`` tells
-their lengths. The same few lines run on both sides; what comes out of a jail is parsed by `sandbox_server.report`, which
-trusts nothing.
+their lengths. The same few lines run on both sides; what comes out of a jail is parsed by `sandbox_server.report`,
+which trusts nothing.
 """
 
 import json
@@ -18,7 +18,7 @@ __builtins__ = BUILTINS  # type: ignore[assignment]
 _encode = c_make_encoder(None, None, encode_basestring_ascii, None, ":", ",", False, False, False)
 _LENGTH = struct.Struct(">I")
 # What the server tells the zygote of a run: memory_bytes, cpu_seconds and processes (0: a control group limits memory
-# or processes), open_files, file_size_bytes, disk_bytes, and which descriptors come along besides the four of every run.
+# or processes), open_files, file_size_bytes, disk_bytes, and which descriptors come along besides every run's four.
 SETTINGS = struct.Struct("<QQQQQQB")
 HAS_STDIN, HAS_COLLECT, HAS_LINK = 1, 2, 4
 # What the zygote tells of its end: wait status, wall time ns, CPU time ns of what was waited for, largest resident set

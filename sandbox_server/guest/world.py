@@ -5,7 +5,7 @@ a /proc and a tmpfs of its own. *Plain*: the jail serves one program and is that
 allow no further namespaces.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 import resource
 
@@ -58,7 +58,7 @@ def furnish(box: int, nested: bool) -> None:
 def place_descriptors(
     open_files: int, request: int, report: int, stdin: int, stdout: int, stderr: int, link: int
 ) -> "tuple[int, int, int]":
-    """Put the standard streams in place and close all else but the request, the report and the link (-1: there is none).
+    """Put the standard streams in place and close all but the request, the report and the link (-1: there is none).
 
     Returns:
         The new numbers of these; all are closed by an exec.

@@ -3,7 +3,7 @@
 It never holds a program's bytes: a fork inherits all of its memory, so what it has read, the next program could read.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _sitebuiltins
 import _socket
 import builtins
