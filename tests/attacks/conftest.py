@@ -27,7 +27,7 @@ def lanes(request: pytest.FixtureRequest, host: Host) -> Iterator[Lanes]:
     attacks = [
         (item.callspec.params["key"], item.callspec.params["attack"])
         for item in request.session.items
-        if hasattr(item, "callspec") and "attack" in item.callspec.params
+        if hasattr(item, "callspec") and "attack" in item.callspec.params and "level" not in item.callspec.params
     ]
     with contextlib.ExitStack() as stack:
         count = min(LANES, len(attacks))

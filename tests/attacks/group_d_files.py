@@ -359,6 +359,16 @@ open("f", "w").close()
         job=_collect("**/f", "*/*/*/f"),
     ),
     Attack(
+        "collected_near_the_memory_limit",  # returning files must not cost the program what it did not use
+        """
+for n in range(25): open(str(n), "wb").write(bytes(1 << 20))
+""",
+        Verdict.EXITED,
+        (ended_with(0),),
+        limits=limits(disk_bytes=32 * MIB, memory_bytes=48 * MIB),
+        job=_collect("*"),
+    ),
+    Attack(
         "collected_more_than_a_message_holds",
         """
 for n in range(45): open(str(n), "wb").write(bytes(1 << 20))

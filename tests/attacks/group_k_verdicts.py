@@ -353,8 +353,10 @@ def f(x): return 0
         "marks_by_name",  # the names that rewritten assertions use
         """
 for name, value in list(globals().items()):
-    if name == "@ran": value()
-    if name == "@entered": value(0)
+    for arguments in ((), (0,), (0, 1), (0, 1, 1)):
+        if name.startswith("@"):
+            try: value(*arguments)
+            except TypeError: pass
 def f(x): return 0
 """,
         Verdict.FAILED,

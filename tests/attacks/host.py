@@ -34,6 +34,7 @@ class Host:
             file.chmod(0o644)
         self.servers = self.folder / "servers"  # their sockets and logs
         self.servers.mkdir()
+        self.servers.chmod(0o777)
         for folder in (self.folder, self.home, self.cwd):
             folder.chmod(0o755)  # what keeps them apart is the jail and not the mode
         self._tcp = _listener(socket.AF_INET, ("127.0.0.1", 0))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,15 +41,24 @@ class Report:
 
 
 @contextlib.contextmanager
-def serve(host: Host, name: str, *settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start a server in the middle of the host's secrets, and give its process and address."""
+def serve(
+    host: Host, name: str, *settings: str, as_user: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start a server in the middle of the host's secrets, and give its process and address.
+
+    Args:
+        host: where.
+        name: of its socket and log.
+        settings: for ``--set``.
+        as_user: a command that starts another as some user.
+    """
     address = f"unix:{host.servers}/{name}.sock"
     leak = os.open(host.files[0], os.O_RDONLY)  # a descriptor that it inherits without wanting to
     arguments = [part for setting in (*settings, "log_level=warning") for part in ("--set", setting)]
     try:
         with (host.folder / "secret").open("rb") as stdin, (host.servers / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [*_SERVE, "--address", address, "--parent-pid", str(os.getpid()), *arguments],
+                [*as_user, *_SERVE, "--address", address, "--parent-pid", str(os.getpid()), *arguments],
                 cwd=host.cwd,
                 env={
                     **os.environ,
@@ -152,7 +161,14 @@ class Lane:
         self._words = host.words_that_must_not_come_out()
 
     async def __aenter__(self) -> None:
-        await self._sandbox.wait_until_serving()
+        ready = asyncio.ensure_future(self._sandbox.wait_until_serving())
+        while not ready.done() and not self.is_dead():
+            await asyncio.wait((ready,), timeout=0.1)
+        if self.is_dead():
+            ready.cancel()
+            log = self._host.servers / Path(self._facts["SERVER_SOCKET"]).with_suffix(".log").name
+            raise RuntimeError(f"the server does not start: {log.read_text()[-1000:]}")
+        await ready
         self._fresh = world(await self._sandbox.run(PROBE))
         world(await self._sandbox.run(PROBE))  # descriptors and threads that come with use are there from now on
         self._processes = len(descendants(self._process.pid))
