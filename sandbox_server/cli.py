@@ -144,7 +144,14 @@ def runtime() -> None:
 
 @runtime.command(name="build")
 @click.argument("name")
-@click.option("-r", "--requirement", "requirements", multiple=True, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "-r",
+    "--requirement",
+    "requirements",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="File of requirements, as pip reads it; may be repeated.",
+)
 @click.option("-p", "--package", "packages", multiple=True, help="One requirement, as on pip's command line.")
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import it before any program; may be repeated.")
 @click.option("--interpreter", default="", help="A CPython 3.11 or newer; by default the one that runs this.")

@@ -1,0 +1,81 @@
+"""Documents that would rot if nothing held them to the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import selfalign
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(group: click.Group, prefix: tuple[str, ...] = ("selfalign",)) -> list[tuple[str, ...]]:
+    """Every command that does something, groups that only hold others left out."""
+    found = []
+    for name, command in group.commands.items():
+        path = (*prefix, name)
+        if isinstance(command, click.Group):
+            found += commands(command, path)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            found.append(path)
+    return found
+
+
+def test_the_readme_shows_the_tree_that_is_there() -> None:
+    """`scripts/tree.py --write` was run after the last file came, went or changed its first sentence."""
+    tree = subprocess.run([sys.executable, "scripts/tree.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert tree.stdout in README
+
+
+def test_every_command_the_readme_shows_exists() -> None:
+    """What a reader copies from the README is a command with options of those names."""
+    known = {" ".join(path): path for path in commands(selfalign.main)}
+    shown = re.findall(
+        r"^(selfalign [a-z]+(?: [a-z]+)?)([^\n#]*)",
+        "\n".join(re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)),
+        flags=re.MULTILINE,
+    )
+
+    assert shown
+    for name, rest in shown:
+        path = known.get(name) or known.get(" ".join(name.split()[:2]))
+        assert path, f"the README shows {name!r}, which is no command"
+        command: click.Command = selfalign.main
+        for part in path[1:]:
+            assert isinstance(command, click.Group)
+            command = command.commands[part]
+        options = {option for parameter in command.params for option in parameter.opts}
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in options, f"{name} has no {option}"
+
+
+@pytest.mark.parametrize("path", commands(selfalign.main), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    """Each command has a help text, and so has each of its options."""
+    command: click.Command = selfalign.main
+    for part in path[1:]:
+        assert isinstance(command, click.Group)
+        command = command.commands[part]
+
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{' '.join(path)} {parameter.opts[0]} has no help"
+
+
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+
+
+@pytest.mark.parametrize("document", sorted(DOCUMENTS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    """A relative link names a file that is there."""
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
