@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from generator import models
 from generator.keys import key_of
@@ -74,6 +75,8 @@ def make_snapshot(url: str, count: int) -> str:
                     for p, (i, r) in batch
                 ],
             )
+    with database.writing() as session:
+        session.execute(sa.text("ANALYZE"))  # as autovacuum does a minute later, so that the planner knows the table
     database.close()
     return id
 
