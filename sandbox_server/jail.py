@@ -113,6 +113,7 @@ class _Jails:
         self._warm: dict[tuple[str, int, bool], Slot] = {}
         self._running: set[asyncio.Task[Outcome]] = set()
         self._closed = False
+        self._nested = settings.warm
         self._started = 0
         self._lost = 0
 
@@ -128,15 +129,16 @@ class _Jails:
 
     async def try_out(self) -> None:
         """Run one program in each runtime, and have a jail of the first in every slot."""
-        for name, runtime in self._runtimes.items():
-            if runtime.settings.kind == "command":
-                job, wanted = Job(argv=("true",), runtime=name), Verdict.EXITED
-            else:
-                job, wanted = Job(code="x = 1", tests="assert x == 1", runtime=name), Verdict.PASSED
-            seen = await self.run(job)
-            if seen.verdict is not wanted or seen.exit_code:
-                raise HostUnfit(f"runtime {name!r} fails its self-test: {seen}")
-        if self._settings.warm:
+        try:
+            await self._try_runtimes()
+        except Unavailable as error:
+            if not self._nested:
+                raise HostUnfit(str(error)) from error
+            # The jail stands, but perhaps cannot make worlds in it.
+            self._nested = False
+            _log.warning("one jail for each program, since a jail here cannot make further namespaces: %s", error)
+            await self.try_out()
+        if self._nested:
             first = self._runtimes[self._settings.runtimes[0]]
             waiting = [
                 number for number in range(self._slots) if (first.settings.name, number, False) not in self._warm
@@ -147,6 +149,16 @@ class _Jails:
             self._warm |= {
                 (first.settings.name, number, False): slot for number, slot in zip(waiting, started, strict=True)
             }
+
+    async def _try_runtimes(self) -> None:
+        for name, runtime in self._runtimes.items():
+            if runtime.settings.kind == "command":
+                job, wanted = Job(argv=("true",), runtime=name), Verdict.EXITED
+            else:
+                job, wanted = Job(code="x = 1", tests="assert x == 1", runtime=name), Verdict.PASSED
+            seen = await self.run(job)
+            if seen.verdict is not wanted or seen.exit_code:
+                raise Unavailable(f"runtime {name!r} fails its self-test: {seen}")
 
     async def run(self, job: Job) -> Outcome:
         """Run one job; see `Sandbox.run`."""
@@ -188,11 +200,14 @@ class _Jails:
                 "Without control groups, memory and processes are limited for each process and not for the whole tree "
                 f"({self._parent.reason})."
             )
+        if not self._nested:
+            warnings.append("Each program starts an interpreter of its own: slower, with the same walls.")
         if rootless:
             warnings.append("Without root, programs run as the server's own user, in a user namespace without rights.")
+        infos = [runtime.info() for runtime in self._runtimes.values()]
         return SandboxInfo(
             version=_version(),
-            runtimes=tuple(runtime.info() for runtime in self._runtimes.values()),
+            runtimes=tuple(replace(info, warm=info.warm and self._nested) for info in infos),
             default_limits=self._settings.default_limits,
             maximum_limits=self._settings.maximum_limits,
             slots=self._slots,
@@ -263,7 +278,7 @@ class _Jails:
     async def _slot(self, job: Job, runtime: runtimes.Runtime, number: int, apart: bool = False) -> Slot:
         """A jail for one run: the warm one of this place, or a new one."""
         hash_seed = (job.random_seed or 0) % 2**32
-        if not self._settings.warm or hash_seed:
+        if not self._nested or hash_seed:
             return await self._start(runtime, number, nested=False, apart=apart, hash_seed=hash_seed)
         slot = self._warm.pop((runtime.settings.name, number, apart), None)
         if slot is not None and not slot.healthy:  # it died while it was idle

@@ -24,6 +24,7 @@ from . import candidate, hide, kernel, uncalled, visible, wire, world
 _RUN, _KILL = b"R"[0], b"K"[0]
 _MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
+_REAP_MS = 20  # in a jail for one program its orphans fall to us
 _WARM_UPS = 20  # more than the adaptive interpreter wants to see before it specialises
 _PRELOADED = (traceback, typing, uncalled)  # what every program's judging needs is imported before the fork
 
@@ -47,6 +48,7 @@ def main(control_fd: int, nested: bool, apart: bool, options: list[str]) -> None
         from .separate import side
 
         become = side.main
+        side.rehearse(_WARM_UPS)
     else:
         become = candidate.main
     Zygote(_socket.socket(fileno=control_fd), nested, become).serve()
@@ -137,9 +139,13 @@ class Zygote:
         poll = self._poll
         poll.register(pidfd, select.POLLIN)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(None if self._nested else _REAP_MS)]
             if pidfd in ready:
                 break
+            if not self._nested:
+                _reap_all_but(child)
+            if not ready:
+                continue
             message, _ = self._receive()
             if not message:
                 os._exit(0)  # the server is gone; all below the jail's first process dies with it
@@ -175,6 +181,14 @@ def _settle() -> None:
     gc.collect()
     kernel.trim_memory()
     gc.freeze()
+
+
+def _reap_all_but(child: int) -> None:
+    while True:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None or ended.si_pid == child:
+            return
+        os.waitpid(ended.si_pid, 0)
 
 
 def _kill_all_others() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sandbox_server import jail
 from sandbox_server.errors import InvalidJob, Unavailable, Unsupported
 from sandbox_server.jail import SandboxConfig, open_sandbox
 from sandbox_server.jobs import Assurance, File, Job, LimitsRequest, Outcome, Verdict
@@ -338,21 +339,21 @@ async def test_cancelling_kills_the_program_and_keeps_the_slot() -> None:
 
 async def test_a_lost_slot_is_replaced() -> None:
     async with opened() as sandbox:
-        (jail,) = jails()
+        (pid,) = jails()
         task = asyncio.ensure_future(run(sandbox, "import time\ntime.sleep(60)"))
         await asyncio.sleep(0.3)
-        os.kill(jail, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
         with pytest.raises(Unavailable, match="slot was lost"):
             await task
         assert (await sandbox.run(PASSING)).verdict is Verdict.PASSED
-        assert jail not in jails()
+        assert pid not in jails()
 
 
 async def test_an_idle_slot_that_died_is_replaced_unseen() -> None:
     async with opened() as sandbox:
-        (jail,) = jails()
-        os.kill(jail, signal.SIGKILL)
+        (pid,) = jails()
+        os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.3)
 
         assert (await sandbox.run(PASSING)).verdict is Verdict.PASSED
@@ -393,6 +394,14 @@ asyncio.run(main())
 """
 
 
+def start_victim() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", VICTIM], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+
+
+def is_alive(pid: int) -> bool:
+    return Path("/proc", str(pid)).exists()
+
+
 def descendants(pid: int) -> Iterator[int]:
     found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, check=False)
     for child in map(int, found.stdout.split()):
@@ -401,7 +410,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 async def test_a_killed_server_takes_its_jails_along_and_the_next_clears_up() -> None:
-    server = subprocess.Popen([sys.executable, "-c", VICTIM], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    server = start_victim()
     assert server.stdout is not None
     server.stdout.readline()
     await asyncio.sleep(0.5)
@@ -413,7 +422,7 @@ async def test_a_killed_server_takes_its_jails_along_and_the_next_clears_up() ->
     server.stdout.close()
 
     deadline = time.monotonic() + 10
-    while any(Path("/proc", str(pid)).exists() for pid in family):
+    while any(map(is_alive, family)):
         assert time.monotonic() < deadline, "jails outlive their server"
         await asyncio.sleep(0.05)
     async with opened() as sandbox:
@@ -439,6 +448,22 @@ async def test_without_control_groups_limits_hold_for_each_process() -> None:
     assert cpu.verdict is Verdict.TIME_LIMIT
     assert passed.verdict is Verdict.PASSED
     assert passed.usage.peak_memory_bytes > 0
+
+
+# Without further namespaces
+
+
+async def test_where_a_jail_makes_no_worlds_each_program_gets_a_jail(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = "import selfalign_guest.kernel as k; k.SleepingInit.start = lambda self: 1 / 0; main(int"
+    monkeypatch.setattr(jail, "_BOOT", jail._BOOT.replace("main(int", broken))
+
+    async with opened() as sandbox:
+        info = await sandbox.info()
+        outcome = await sandbox.run(PASSING)
+
+    assert outcome.verdict is Verdict.PASSED
+    assert not info.runtimes[0].warm
+    assert any("interpreter of its own" in warning for warning in info.isolation.warnings)
 
 
 # What it says of itself
