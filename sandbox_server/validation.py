@@ -109,6 +109,8 @@ def _check_program(job: Job, runtime: RuntimeInfo) -> None:
         raise InvalidJob("argv", f"is empty; runtime {runtime.name!r} runs commands, not code")
     if not job.code and not job.tests and not job.expect_tests:
         raise InvalidJob("code", "is empty, and there are neither tests nor argv; give a program to run")
+    if job.expect_tests and job.tests:
+        raise InvalidJob("expect_tests", "means that the tests are inside code; leave it out, or leave out tests")
     if job.judge is Judge.SEPARATE and not job.tests:
         raise InvalidJob("tests", "are empty; judge SEPARATE needs them apart from the code")
     if job.entry_point and not job.entry_point.isidentifier():

@@ -107,12 +107,14 @@ def _load(settings: ModelSettings, device: str) -> _Model:
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise EngineUnavailable(
             f"[model] engine: 'transformers' needs torch and transformers ({error}): pip install 'selfalign[train]'"
         ) from error
     if settings.path and not Path(settings.path).is_dir():
         raise EngineUnavailable(f"[model] path: no such folder: {settings.path}")
+    disable_progress_bar()  # progress is told by whoever draws completions
     source = settings.path or settings.name
     revision = {"revision": settings.revision} if settings.revision and not settings.path else {}
     try:

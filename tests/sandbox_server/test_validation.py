@@ -54,6 +54,7 @@ CASES = [
     (command(tests="1"), "tests"),
     (command(entry_point="f"), "entry_point"),
     (command(expect_tests=True), "expect_tests"),
+    (Job(code="assert True", tests="assert True", expect_tests=True), "expect_tests"),
     (command(judge=Judge.SEPARATE), "judge"),
     (command(argv=("",)), "argv[0]"),
     (command(argv=("a", "b\0")), "argv[1]"),
