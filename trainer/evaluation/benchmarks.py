@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.evaluation.data import DataUnfit, Source, find_data
+from trainer.evaluation.formats import livecodebench
+from trainer.evaluation.formats.cruxeval import CRUXEVAL_I, CRUXEVAL_O
+from trainer.evaluation.formats.ds1000 import DS_1000
 from trainer.evaluation.formats.humaneval import HUMANEVAL, HUMANEVAL_PLUS
 from trainer.evaluation.formats.mbpp import MBPP, MBPP_PLUS
 from trainer.evaluation.problems import Benchmark
@@ -14,6 +17,13 @@ SOURCES: dict[str, Source] = {
     "humaneval+": HUMANEVAL_PLUS,
     "mbpp": MBPP,
     "mbpp+": MBPP_PLUS,
+    "cruxeval-i": CRUXEVAL_I,
+    "cruxeval-o": CRUXEVAL_O,
+    "ds-1000": DS_1000,
+    "livecodebench-generation": livecodebench.GENERATION,
+    "livecodebench-repair": livecodebench.GENERATION,
+    "livecodebench-tests": livecodebench.TESTS,
+    "livecodebench-execution": livecodebench.EXECUTION,
 }
 
 NAMES: tuple[str, ...] = tuple(SOURCES)

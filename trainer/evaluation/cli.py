@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     help="Default: the recipe's, or humaneval.",
 )
 @click.option("--samples", default="", help="JSONL with task_id and solution or completion; or `canonical`.")
-@click.option("--model", default="", help="Folder of a checkpoint to draw samples from.")
+@click.option("--model", default="", help="Checkpoint's folder, or a name on the hub or server, to draw samples from.")
+@click.option(
+    "--engine", type=click.Choice(["transformers", "openai"]), default="transformers", help="Reaches --model."
+)
+@click.option("--base-url", default="http://localhost:8000/v1", show_default=True, help="Of --engine openai.")
+@click.option("--tokenizer", default="", help="Its chat template writes the prompts; default: the model's own.")
 @click.option("--base", is_flag=True, help="Prompt --model with bare code, not through its chat template.")
+@click.option("--repair", default="", metavar="EVALUATION", help="For livecodebench-repair: the first attempts.")
 @click.option("--data", help="File or folder of the benchmark's data.")
 @click.option("--limit", type=click.IntRange(min=0), help="Only the first problems; 0 means all.")
 @click.option("--n", "n", type=click.IntRange(min=1), help="Samples of each problem that --model draws.")
@@ -50,6 +56,7 @@ def eval_command(as_json: bool, **options: Any) -> None:
     from sandbox_server.errors import SandboxError
     from sandbox_server.settings import SettingsError
     from trainer.evaluation.command import NothingToScore, RulerBroken, score
+    from trainer.evaluation.compare import NoSuchEvaluation
     from trainer.evaluation.data import DataUnfit
     from trainer.evaluation.reference import ReferenceBroken
     from trainer.evaluation.run import CannotScore
@@ -59,7 +66,7 @@ def eval_command(as_json: bool, **options: Any) -> None:
         reports = asyncio.run(score(_request(options), _Progress()))
     except (DataUnfit, SamplesUnfit, NothingToScore, RulerBroken, ReferenceBroken, CannotScore, SettingsError) as error:
         raise click.ClickException(str(error)) from error
-    except (DatabaseError, EngineError, SandboxError) as error:
+    except (DatabaseError, EngineError, NoSuchEvaluation, SandboxError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps([_document(report) for report in reports], indent=2))
@@ -98,7 +105,15 @@ def _request(options: dict[str, Any]) -> Request:
         sandbox = dataclasses.replace(sandbox, address=options["address"])
     return Request(
         settings=settings,
-        subject=Subject(options["samples"], options["model"], options["base"]),
+        subject=Subject(
+            options["samples"],
+            options["model"],
+            options["base"],
+            options["repair"],
+            options["engine"],
+            options["base_url"],
+            options["tokenizer"],
+        ),
         database_url=options["db"] or database.url,
         sandbox=sandbox,
         judge=Judge.SEPARATE if options["judge"] == "separate" else Judge.SAME_INTERPRETER,
@@ -205,6 +220,34 @@ def show_command(name: str, db: str, as_json: bool, as_samples: bool, model_inde
     else:
         click.echo(show.problems_text(stored))
         click.echo("\n".join(["", *show.rates_text(stored.scores or {})]))
+
+
+@eval_command.command("overlap")
+@click.argument("dataset")
+@click.option("--benchmark", type=click.Choice(BENCHMARKS), required=True, help="What must not be trained on.")
+@click.option("--data", help="File or folder of the benchmark's data.")
+@_DATABASE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def overlap_command(dataset: str, benchmark: str, data: str | None, db: str, as_json: bool) -> None:
+    """Report which pairs of the snapshot DATASET (NAME or NAME@VERSION) share text with a benchmark."""
+    import contextlib
+    import dataclasses
+    import json
+    from pathlib import Path
+
+    from generator.store import DatabaseError, UnknownDataset, open_database
+    from trainer.evaluation.benchmarks import load_benchmark
+    from trainer.evaluation.data import DataUnfit
+    from trainer.evaluation.overlap import overlap
+    from trainer.evaluation.show import overlap_text
+
+    try:
+        problems = load_benchmark(benchmark, Path(data) if data else None).problems
+        with contextlib.closing(open_database(db)) as database:
+            report = overlap(database, dataset, problems)
+    except (DatabaseError, DataUnfit, UnknownDataset) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(dataclasses.asdict(report), indent=2) if as_json else overlap_text(report, benchmark))
 
 
 def _stored(url: str, *names: str) -> list[Stored]:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -16,14 +17,16 @@ from sandbox_server.client import connect
 from sandbox_server.jobs import Judge
 from sandbox_server.settings import parse
 from trainer.evaluation.benchmarks import load_benchmark
+from trainer.evaluation.compare import find_evaluation
 from trainer.evaluation.config import EvaluateSettings
-from trainer.evaluation.generation import ModelSamples, identify
+from trainer.evaluation.generation import ModelSamples, RepairSamples, identify
 from trainer.evaluation.problems import Benchmark, Problem
 from trainer.evaluation.run import Report, evaluate
 from trainer.evaluation.samples import CanonicalSamples, FileSamples, SampleSource
 
 CANONICAL = "canonical"
-_BATCH = 8
+REPAIR = "livecodebench-repair"
+_BATCH, _SERVED = 8, 64  # requests at once: in this process, and to a server that batches by itself
 
 
 class NothingToScore(Exception):
@@ -42,6 +45,14 @@ class Subject:
     model: str = ""
     base: bool = False
     """The model is prompted with bare code, not through its chat template."""
+    repair: str = ""
+    """Evaluation whose wrong samples the model tries again."""
+    engine: Literal["transformers", "openai"] = "transformers"
+    """How the model is reached."""
+    base_url: str = ""
+    """Of a server, for the engine `openai`."""
+    tokenizer: str = ""
+    """Whose chat template writes the prompts; empty: the model's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,7 @@ async def score(request: Request, progress: Callable[[str, int, int], None]) -> 
                     progress=lambda done, total: progress(source.subject, done, total),
                 )
 
-            if not settings.check_ruler:
+            if not settings.check_ruler or not all(problem.solution for problem in problems):
                 return [await run(source, training_id)]
             ruler = await run(CanonicalSamples())
             _check(ruler, benchmark)
@@ -126,13 +137,38 @@ async def _source(
 ) -> AsyncIterator[tuple[SampleSource, str | None]]:
     subject = request.subject
     if subject.samples == CANONICAL:
+        if not all(problem.solution for problem in problems):
+            raise NothingToScore(f"{benchmark.name} publishes no solutions; give --samples FILE or --model")
         yield CanonicalSamples(), None
     elif subject.samples:
         yield FileSamples(Path(subject.samples), benchmark, problems), None
     else:
         model, training_id = (subject.model, None) if subject.model else _last_checkpoint(request, database)
         async with _model(model, request) as source:
-            yield source, training_id
+            yield _repairing(source, request, benchmark, problems, database), training_id
+
+
+def _repairing(
+    source: ModelSamples, request: Request, benchmark: Benchmark, problems: Sequence[Problem], database: Database
+) -> SampleSource:
+    """Second attempts where they are asked for, else the first."""
+    if benchmark.name != REPAIR:
+        if request.subject.repair:
+            raise NothingToScore(f"--repair goes with --benchmark {REPAIR}, not {benchmark.name}")
+        return source
+    if not request.subject.repair:
+        raise NothingToScore(
+            f"{REPAIR} goes on from attempts that failed: score livecodebench-generation first, then give its "
+            "evaluation with --repair"
+        )
+    earlier = find_evaluation(database, request.subject.repair)
+    missing = {problem.task_id for problem in problems} - {sample.task_id for sample in earlier.samples}
+    if missing or earlier.scores is None:
+        raise NothingToScore(
+            f"evaluation {earlier.id} ({earlier.benchmark}) is no finished one of these problems, so there is nothing "
+            "to repair"
+        )
+    return RepairSamples(source, earlier.samples, earlier.id)
 
 
 def _last_checkpoint(request: Request, database: Database) -> tuple[str, str]:
@@ -157,19 +193,28 @@ def _last_checkpoint(request: Request, database: Database) -> tuple[str, str]:
 async def _model(model: str, request: Request) -> AsyncIterator[ModelSamples]:
     from generator.engines.factory import open_engine
 
-    path = model if _is_folder(model) else ""
+    subject = request.subject
+    served = subject.engine == "openai"
+    path = model if not served and _is_folder(model) else ""
     engine = open_engine(
-        ModelSettings(name=model, engine="transformers", mode="completion", path=path, concurrency=_BATCH)
+        ModelSettings(
+            name=model,
+            engine=subject.engine,
+            mode="completion",
+            path=path,
+            base_url=subject.base_url,
+            concurrency=_SERVED if served else _BATCH,
+        )
     )
     try:
         yield ModelSamples(
             engine,
             subject=f"{Path(model).name} (blake2b {identify(Path(model))})" if path else model,
-            render=None if request.subject.base else _renderer(model),
+            render=None if subject.base else _renderer(subject.tokenizer or model),
             samples=request.settings.samples,
             temperature=request.settings.temperature,
             max_tokens=request.settings.max_tokens,
-            concurrency=_BATCH,
+            concurrency=_SERVED if served else _BATCH,
         )
     finally:
         await engine.close()
@@ -189,7 +234,13 @@ def _renderer(model: str) -> Callable[[str], str]:
 
     from trainer.chat import prompt_of
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise NothingToScore(
+            f"{model}: no tokenizer: {reason}; give the folder of one with --tokenizer, or --base for bare code"
+        ) from error
     if not tokenizer.chat_template:
         raise NothingToScore(f"{model}: its tokenizer has no chat template; --base prompts it with bare code")
     # The engine's tokenizer may write the first token itself: it must not stand there twice.

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-BenchmarkName = Literal["humaneval", "humaneval+", "mbpp", "mbpp+"]
+BenchmarkName = Literal[
+    "humaneval",
+    "humaneval+",
+    "mbpp",
+    "mbpp+",
+    "cruxeval-i",
+    "cruxeval-o",
+    "ds-1000",
+    "livecodebench-generation",
+    "livecodebench-repair",
+    "livecodebench-tests",
+    "livecodebench-execution",
+]
 BENCHMARKS: tuple[str, ...] = get_args(BenchmarkName)
 
 

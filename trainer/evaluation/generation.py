@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from generator.engines import CompletionRequest, Engine, Prompt, Sampling
 from generator.keys import key_of
 from trainer.evaluation.problems import Problem
+from trainer.evaluation.rows import ScoredSample
 from trainer.evaluation.samples import Sample
+from trainer.evaluation.show import reason
 
 _FENCE = "```python\n"
 # The answer was begun inside a fence, so the next one ends it; `###` begins the template's next turn.
@@ -110,3 +114,37 @@ def identify(path: Path) -> str:
 def _belongs_to_model(file: Path) -> bool:
     # Optimizer and trainer state stand beside the weights and change no answer.
     return file.is_file() and file.suffix in {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+
+
+class RepairSamples:
+    """Second attempts: a sample that was wrong is shown to the model with what went wrong; a right one stays.
+
+    Args:
+        model: writes them.
+        earlier: the first attempts, all finished.
+        evaluation: id of theirs.
+    """
+
+    def __init__(self, model: ModelSamples, earlier: Sequence[ScoredSample], evaluation: str) -> None:
+        self.subject = model.subject
+        self.concurrency = model.concurrency
+        self.parameters: dict[str, Any] = {**model.parameters, "repairs": evaluation}
+        self._model = model
+        self._earlier = {(sample.task_id, sample.sample_index): sample for sample in earlier}
+        self._counts = Counter(sample.task_id for sample in earlier)
+
+    def count(self, problem: Problem) -> int:
+        """As many as there were first attempts."""
+        return self._counts[problem.task_id]
+
+    async def sample(self, problem: Problem, index: int) -> Sample:
+        """The first attempt, if it was right, else a second."""
+        earlier = self._earlier[problem.task_id, index]
+        if earlier.passed:
+            return Sample(earlier.completion, earlier.code)
+        instruction = (
+            f"{problem.instruction}\n\nThis attempt is wrong:\n\n```python\n{earlier.code.strip()}\n```\n\n"
+            f"What went wrong: {earlier.verdict}. {reason(earlier.details)}\n\n"
+            "Say shortly what the mistake is, then write the whole program again without it."
+        )
+        return await self._model.sample(dataclasses.replace(problem, instruction=instruction), index)

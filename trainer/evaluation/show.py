@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.evaluation.compare import Comparison, Stored
+from trainer.evaluation.overlap import WORDS, OverlapReport
 
 _DATASETS = {
     "humaneval": ("HumanEval", "openai_humaneval"),
@@ -108,4 +109,23 @@ def model_index(stored: Stored, name: str) -> str:
     lines = ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
     for key, value in result.items():
         lines.append(f"  {'-' if key == 'task' else ' '} {key}: {json.dumps(value)}")
+    return "\n".join(lines)
+
+
+def overlap_text(report: OverlapReport, benchmark: str) -> str:
+    """What a snapshot shares with a benchmark, the worst twenty in full."""
+    pairs = len({shared.position for shared in report.shared})
+    problems = len({shared.task_id for shared in report.shared})
+    lines = [
+        f"{report.dataset} against {benchmark}: {pairs} of {report.pairs} pairs share {WORDS} words in a row with "
+        f"{problems} of {report.problems} problems"
+    ]
+    for shared in report.shared[:20]:
+        lines.append(
+            f"  position {shared.position}  {shared.task_id}  {shared.share:.0%} of the problem: {shared.example!r}"
+        )
+    if len(report.shared) > 20:
+        lines.append(f"  and {len(report.shared) - 20} more; --json has them all")
+    if report.short_problems:
+        lines.append(f"  {report.short_problems} problems have fewer than {WORDS} words and cannot be found this way")
     return "\n".join(lines)
