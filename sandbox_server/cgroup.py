@@ -8,6 +8,7 @@ server to start can remove what one that was killed has left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Literal, Protocol
 Version = Literal["v2", "v1", "none"]
 _PREFIX = "selfalign-"
 _UNLIMITED = 1 << 62
+_SMALL = 64 << 20  # bytes of memory: a limit below may be less than a jail itself holds
 _V1_CONTROLLERS = ("memory", "pids", "cpuacct")
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
 
@@ -188,6 +190,7 @@ class _GroupV2:
                 self._peak.write(b"reset")
         self._usage = _File(folder / "memory.current", os.O_RDONLY)
         self._events = _File(folder / "memory.events", os.O_RDONLY)
+        self._stat = _File(folder / "memory.stat", os.O_RDONLY)
         self._pids_limit = _File(folder / "pids.max", os.O_RDWR)
         self._pids_events = _File(folder / "pids.events", os.O_RDONLY)
         self._cpu = _File(folder / "cpu.stat", os.O_RDONLY)
@@ -200,10 +203,14 @@ class _GroupV2:
         (self._folder / "cgroup.procs").write_text(str(pid))
 
     def set_limits(self, memory_bytes: int, processes: int) -> None:
-        if self._limits != (memory_bytes, processes):
-            self._limit.write(memory_bytes)
-            self._pids_limit.write(processes)
-            self._limits = (memory_bytes, processes)
+        if self._limits == (memory_bytes, processes):
+            return
+        if memory_bytes < _SMALL and self._stat.field(b"anon ") > memory_bytes:
+            # v1 refuses such a limit with this error; here the kernel would kill what is inside.
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        self._limit.write(memory_bytes)
+        self._pids_limit.write(processes)
+        self._limits = (memory_bytes, processes)
 
     def begin(self) -> None:
         if self._peak is not None:
@@ -229,6 +236,7 @@ class _GroupV2:
             self._peak,
             self._usage,
             self._events,
+            self._stat,
             self._pids_limit,
             self._pids_events,
             self._cpu,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_HUNG_SECONDS = 30  # past the longest drain
 _ADDRESS_HELP = "host:port or unix:/path of a server."
 
 
@@ -67,6 +68,10 @@ async def _serve(config: ServerConfig) -> None:
         if stopping.is_set():
             task.cancel()
         stopping.set()
+        # Should the drain itself hang, the kernel ends us, and every jail with its socket. Python's own handling of the
+        # signal would need the loop that hangs.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(config.drain_pause_s + config.drain_grace_s) + _HUNG_SECONDS)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +106,8 @@ def textproto(jail: Jail) -> str:
 
 def start(jail: Jail) -> subprocess.Popen[bytes]:
     """Start nsjail. Its standard streams are /dev/null, and what it has to say goes to `jail.log_fd`."""
-    with tempfile.TemporaryFile() as config:
+    # Not a file on disk: a full one would keep jails from being replaced.
+    with open(os.memfd_create("nsjail-config"), "wb") as config:  # noqa: PTH123  # a descriptor
         config.write(textproto(jail).encode())
         config.flush()
         fds: Sequence[int] = (*jail.pass_fds, jail.log_fd, config.fileno())
