@@ -48,7 +48,6 @@ def main(control_fd: int, nested: bool, apart: bool, options: list[str]) -> None
         from .separate import side
 
         become = side.main
-        side.rehearse(_WARM_UPS)
     else:
         become = candidate.main
     Zygote(_socket.socket(fileno=control_fd), nested, become).serve()

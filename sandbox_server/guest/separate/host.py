@@ -407,7 +407,7 @@ def _callback(peer: Host, handle: int, spec: Any) -> Any:
                 positional.append(parameter)
         given = f"({''.join(f'{part}, ' for part in positional)}), {{{', '.join(keywords)}}}"
         body = f"def function({', '.join(head)}):\n return call({given})"
-        exec(body, space)  # noqa: S102  the judge wrote it
+        exec(body, space)
         function = space["function"]  # type: ignore[assignment]
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -433,7 +433,7 @@ def load(code: str) -> tuple[dict[str, Any], dict[str, Any], set[str], set[str]]
     judging.remember_source(judging.CODE_FILE, code)
     facts: dict[str, Any] = {"end": "done", "code": 0}
     try:
-        exec(compiled, namespace)  # noqa: S102
+        exec(compiled, namespace)
     except SystemExit as stop:
         facts = {"end": "exit", "code": judging.exit_status(stop)}
     except BaseException as error:
@@ -443,6 +443,8 @@ def load(code: str) -> tuple[dict[str, Any], dict[str, Any], set[str], set[str]]
     return facts, namespace, *_global_names(compiled)
 
 
+MEASURES = frozenset({"getsizeof", "getrefcount"})
+"""What a value that crossed answers differently: lists that are decoded have other room to grow, and other holders."""
 _LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
 _STORES = (opcode.opmap["STORE_GLOBAL"], opcode.opmap["DELETE_GLOBAL"])
 
@@ -463,5 +465,6 @@ def _global_names(code: types.CodeType) -> tuple[set[str], set[str]]:
                 used.add(part.co_names[argument >> 1])  # its lowest bit says something else
             elif operation in _STORES:
                 stored.add(part.co_names[argument])
+        used |= {name for name in part.co_names if name in MEASURES}
         stack += [inner for inner in part.co_consts if isinstance(inner, types.CodeType)]
     return used, stored

@@ -16,7 +16,7 @@ from .. import judging, uncalled, visible
 from ..instrument import ENTERED, Instrumenter
 from .describe import is_of_library
 from .fitness import Fitness, shadowed
-from .host import DATACLASS, library
+from .host import DATACLASS, MEASURES, library
 from .peer import Gone, Peer
 from .proxies import RemoteCallable, RemoteIterator, RemoteMethod, RemoteObject, RemoteType, make_class
 from .values import CannotCross, Malformed
@@ -462,6 +462,8 @@ def run_tests(fd: int, tests: str, entry_point: str) -> dict[str, Any]:
     reason = fitness.reason or ambiguous
     if rebound := (fitness.rebound & set(used)) | (fitness.bound & set(stored)):
         reason = f"tests and program both rebind the global {min(rebound)}"
+    elif measured := MEASURES & set(used):
+        reason = f"the program uses {min(measured)}, which a value that crosses answers differently"
     elif fitness.seeds and "random" in {*used, *defined}:
         reason = "the tests seed random numbers, which judge and program draw apart"
     if reason:
@@ -497,7 +499,7 @@ def _run(
         watch = Watch(ledger, judging.TESTS_FILE)
     report: dict[str, Any] = {"end": "done", "code": 0, "reached": False}
     try:
-        exec(code, namespace)  # noqa: S102
+        exec(code, namespace)
         report["reached"] = uncalled.call(tree, namespace, instrumenter.functions, entered, entry_point, "")
     except SystemExit as stop:
         report["end"] = "exit"
@@ -539,7 +541,7 @@ def _describe(peer: JudgePeer, error: BaseException) -> dict[str, Any]:
             line, text = peer.request("traceback", peer.reference(handle))
             told["line"] = int(line) or told["line"]
             told["traceback"] = (told["traceback"] + "\nin the program:\n" + str(text))[-8000:]
-        except BaseException:  # noqa: S110  a traceback is a courtesy
+        except BaseException:
             pass
     return told
 

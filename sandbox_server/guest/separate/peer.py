@@ -13,7 +13,7 @@ One side speaks at a time, so the changes that a message carries are applied in 
 from __future__ import annotations
 
 import os
-import threading
+from _thread import get_ident
 from typing import Any
 
 from .values import MAX_MESSAGE_BYTES, CannotCross, Codec, Malformed
@@ -21,7 +21,7 @@ from .values import MAX_MESSAGE_BYTES, CannotCross, Codec, Malformed
 _LENGTH_BYTES = 4
 
 # Bound before a program can replace them in their module.
-_read, _write, _get_ident = os.read, os.write, threading.get_ident
+_read, _write, _get_ident = os.read, os.write, get_ident
 
 
 class Gone(BaseException):

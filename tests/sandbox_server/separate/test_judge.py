@@ -360,6 +360,8 @@ REFUSED = {
         "def sum(a, b): return 0\ndef abs(x): return 0", "assert abs(sum(1, 2)) == 0", "redefines abs, sum"),
     "a module under another's name": (
         "import operator as math", "assert math.truth(1)", "binds to the module operator"),
+    "sizes of objects": (
+        "import sys\ndef f(x): return sys.getsizeof(x)", "assert f([1]) > 1", "the program uses getsizeof"),
     "depth": ("def f():\n    x = []\n    for _ in range(500): x = [x]\n    return x", "assert f()", "deep"),
 }  # fmt: skip
 
