@@ -21,6 +21,8 @@ from collections.abc import Callable
 
 from . import candidate, hide, kernel, uncalled, visible, wire, world
 
+_Parts = tuple[int, int, int, int]  # size of the tmpfs in bytes, its descriptor, the init's pid, its descriptor
+
 _RUN, _KILL = b"R"[0], b"K"[0]
 _MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
@@ -61,6 +63,7 @@ class Zygote:
         self._nested = nested
         self._become = become
         self._init = kernel.SleepingInit()
+        self._spare: _Parts | None = None
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
@@ -94,11 +97,8 @@ class Zygote:
         _, _, _, open_files, _, disk_bytes, flags = wire.SETTINGS.unpack(settings)
         stdin = more.pop(0) if flags & wire.HAS_STDIN else 0
         link = more.pop(0) if flags & wire.HAS_LINK else -1
-        box = world.new_box(disk_bytes)
-        init = init_fd = -1
+        box, init, init_fd = self._prepared(disk_bytes)
         if self._nested:
-            init = self._init.start()
-            init_fd = os.pidfd_open(init)
             kernel.set_namespace(init_fd, kernel.CLONE_NEWPID)
         started = time.monotonic_ns()
         child = os.fork()
@@ -119,18 +119,41 @@ class Zygote:
         wall = time.monotonic_ns() - started
         if self._nested:
             _signal.pidfd_send_signal(init_fd, _signal.SIGKILL)
-            os.waitpid(init, 0)  # returns when the namespace's last process is dead
-            os.close(init_fd)
         else:
             _kill_all_others()
         cpu = int((usage.ru_utime + usage.ru_stime) * 1e9)
         full = world.is_full(box)
+        if self._nested:
+            os.waitpid(init, 0)  # returns when the namespace's last process is dead
+            os.close(init_fd)
         if flags & wire.HAS_COLLECT:
             self._collect(box, request, more.pop())
         for descriptor in descriptors:
             os.close(descriptor)
         os.close(box)
         self._control.send(wire.DONE.pack(status, wall, cpu, usage.ru_maxrss, full))
+        if self._nested:
+            self._spare = self._new(disk_bytes)  # while the server looks at this one
+
+    def _new(self, disk_bytes: int) -> _Parts:
+        """Make what a world is made of: its tmpfs, and the first process of its pid namespace with a descriptor."""
+        box = world.new_box(disk_bytes)
+        if not self._nested:
+            return disk_bytes, box, -1, -1
+        init = self._init.start()
+        return disk_bytes, box, init, os.pidfd_open(init)
+
+    def _prepared(self, disk_bytes: int) -> tuple[int, int, int]:
+        """The parts of a world, made beforehand if they fit."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare[0] != disk_bytes:
+            _, box, init, init_fd = spare
+            _signal.pidfd_send_signal(init_fd, _signal.SIGKILL)
+            os.waitpid(init, 0)
+            os.close(init_fd)
+            os.close(box)
+            spare = None
+        return (spare or self._new(disk_bytes))[1:]
 
     def _await(self, child: int) -> None:
         """Wait until `child` ends; kill it when the server says so."""
