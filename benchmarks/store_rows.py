@@ -140,9 +140,8 @@ def main() -> None:
     assert report.snapshot is not None
     store = f"SQLite {sqlite3.sqlite_version}, WAL" if backend == "sqlite" else backend
     load = os.getloadavg()[0]
-    print(
-        f"{store}; {options.concurrency} at a time; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {load:.1f}"
-    )
+    machine = f"Python {platform.python_version()}; {os.cpu_count()} CPUs; load {load:.1f}"
+    print(f"{store}; {options.concurrency} at a time; {machine}")
     for stage in ("concepts", "instructions", "responses", "executions"):
         rows, took_s = timed.rows[stage] or 0, timed.took_s[stage]
         cpu_s = timed.cpu_s[stage]
