@@ -96,7 +96,7 @@ class Fitness:
                     self._refuse(_UNSHARED_ATTRIBUTES[base, attribute])
                 if base == "random" and attribute in ("seed", "setstate"):
                     self.seeds = True
-                if base in self._modules and base != "sys" and not isinstance(context, ast.Load):
+                if base in self._modules and base not in ("sys", "solution") and not isinstance(context, ast.Load):
                     self._refuse(f"a patched {base}.{attribute}")
             case ast.Attribute(_, attribute, _):
                 self.named.add(attribute)

@@ -40,6 +40,7 @@ def _fill_dataclass(value: Any, items: list[Any]) -> None:
 
 
 _NO_BASES = (object, tuple)
+_DATA = (int, float, str, bytes, list, tuple, dict, set, frozenset, bytearray)
 
 
 def _is_abstract(base: type) -> bool:
@@ -212,7 +213,7 @@ class Host(Peer):
         if kind == "enum":
             name = value.name if value.name in cls.__members__ else None
             return ["e", self._encode_class(cls), name, None if name else self.encode(value.value, depth)]
-        if issubclass(cls, int | float | str | bytes | list | tuple | dict | set | frozenset | bytearray):
+        if issubclass(cls, _DATA):
             raise CannotCross(f"an instance of {cls.__name__}, which derives from a built-in type")
         if isinstance(value, types.FunctionType | types.MethodType):
             return self._encode_callable(value)
@@ -240,6 +241,8 @@ class Host(Peer):
             if issubclass(cls, BaseException):
                 return ["kx", f"{cls.__module__}.{cls.__qualname__}"]
             raise CannotCross(f"the class {cls.__module__}.{cls.__qualname__}")
+        if issubclass(cls, _DATA) and self._kind(cls) == "plain":
+            raise CannotCross(f"the class {cls.__name__}, which derives from a built-in type")
         handle = self._export(cls)
         if handle in self._told:
             return ["T", handle]

@@ -346,20 +346,27 @@ class Namespace(dict[str, Any]):
         peer: the connection.
         defined: names of the program.
         shadows: built-in names that mean the program's definition.
+        rebound: names that the program itself may bind anew; what the others call is asked for once.
         shared: names that the tests bind and the program uses: the program is told of them, as in one namespace. The
             tests keep their own: what they bind themselves is not the program's to answer for.
     """
 
-    def __init__(self, peer: JudgePeer, defined: set[str], shadows: set[str], shared: set[str]) -> None:
+    def __init__(
+        self, peer: JudgePeer, defined: set[str], shadows: set[str], rebound: set[str], shared: set[str]
+    ) -> None:
         super().__init__()
         self._peer = peer
         self._remote = {name for name in defined if not hasattr(builtins, name)} | shadows
+        self._rebound = rebound
         self._shared = shared
 
     def __missing__(self, name: str) -> Any:
         if name not in self._remote:
             raise KeyError(name)
-        return resolve(self._peer, name)
+        value = resolve(self._peer, name)
+        if name not in self._rebound and isinstance(value, RemoteCallable | type | types.ModuleType):
+            super().__setitem__(name, value)
+        return value
 
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
@@ -408,9 +415,9 @@ class TestsModule(types.ModuleType):
 class Solution(types.ModuleType):
     """`import solution` in the tests: the program as a module."""
 
-    def __init__(self, peer: JudgePeer, defined: Iterable[str]) -> None:
+    def __init__(self, peer: JudgePeer, namespace: Namespace, defined: Iterable[str]) -> None:
         super().__init__("solution")
-        self.__dict__["@peer"] = peer
+        self.__dict__["@peer"], self.__dict__["@namespace"] = peer, namespace
         self.__dict__["__all__"] = [name for name in defined if not name.startswith("_")]
 
     def __getattr__(self, name: str) -> Any:
@@ -425,6 +432,7 @@ class Solution(types.ModuleType):
         if name.startswith("__"):
             super().__setattr__(name, value)
         else:
+            dict.__setitem__(self.__dict__["@namespace"], name, value)
             self.__dict__["@peer"].request("define", name, value)
 
 
@@ -469,7 +477,7 @@ def run_tests(fd: int, tests: str, entry_point: str) -> dict[str, Any]:
     if reason:
         peer.refuse(reason)
         return _ended(peer, {"end": "done", "code": 0})
-    namespace = Namespace(peer, set(defined), shadows, shared)
+    namespace = Namespace(peer, set(defined), shadows, set(stored), shared)
     return _run(peer, tree, code, tests, instrumenter, namespace, defined, entry_point or (functions or [""])[-1])
 
 
@@ -485,7 +493,7 @@ def _run(
 ) -> dict[str, Any]:
     ledger = judging.Ledger(tests, instrumenter.assertions)
     entered: set[int] = set()
-    sys.modules["__main__"], sys.modules["solution"] = TestsModule(namespace), Solution(peer, defined)
+    sys.modules["__main__"], sys.modules["solution"] = TestsModule(namespace), Solution(peer, namespace, defined)
     namespace["__name__"], namespace["__file__"] = "__main__", judging.CODE_FILE
     namespace["__builtins__"] = builtins
     for name, function in {**ledger.names(instrumenter.used), ENTERED: entered.add}.items():

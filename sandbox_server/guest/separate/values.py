@@ -31,6 +31,8 @@ MAX_MESSAGE_BYTES = 64 << 20
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 _LONG_INT_BITS = 8192  # beyond it, decimal digits cost more than quadratic patience
 _identical = operator.is_
+_to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
 
 
 class CannotCross(Exception):
@@ -154,10 +156,10 @@ class Mirror:
 
     def changed(self) -> bool:
         """Does it hold anything else? Compares by identity: what it holds is kept alive by `held`."""
-        now = self.shape.parts(self.value)
-        return any(
-            len(new) != len(old) or not all(map(_identical, new, old)) for new, old in zip(now, self.held, strict=True)
-        )
+        for now, before in zip(self.shape.parts(self.value), self.held, strict=True):
+            if len(now) != len(before) or not all(map(_identical, now, before)):
+                return True
+        return False
 
 
 _alone = Mirror(0, object(), SHAPES[list])
@@ -201,7 +203,7 @@ class Codec:
         limit = sys.get_int_max_str_digits()
         sys.set_int_max_str_digits(0)
         try:
-            text = json.dumps(message, ensure_ascii=False, check_circular=False, separators=(",", ":"))
+            text = _to_json(message)
         finally:
             sys.set_int_max_str_digits(limit)
         data = text.encode("utf-8", "surrogatepass")
@@ -214,7 +216,7 @@ class Codec:
         limit = sys.get_int_max_str_digits()
         sys.set_int_max_str_digits(0)
         try:
-            message = json.loads(data.decode("utf-8", "surrogatepass"))
+            message = _from_json(data.decode("utf-8", "surrogatepass"))
         except (ValueError, RecursionError) as error:
             raise Malformed(f"not a message: {error}") from None
         finally:

@@ -288,6 +288,12 @@ AGREED = {
         import solution
         assert add(1) == solution.add(1) == 2
     """,
+    "a function of the program that the tests replace": """
+        import solution
+        assert apply(lambda x: x, 1) == [1]
+        solution.apply = lambda function, *values: 'replaced'
+        assert apply(1, 2) == 'replaced' and solution.apply(1) == 'replaced'
+    """,
     "names that the tests lend": """
         def helper(x):
             return x + 1
