@@ -20,7 +20,7 @@ while True:
         pass
 """,
         (Verdict.PROCESS_LIMIT, Verdict.TIME_LIMIT),  # it goes on to burn time: the first limit met may be either
-        limits=limits(processes=16, cpu_time_ms=500),
+        limits=limits(processes=16, cpu_time_ms=500, wall_time_ms=3_000),
     ),
     Attack(
         "spawn_bomb",

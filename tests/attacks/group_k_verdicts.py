@@ -8,7 +8,7 @@ does not promise to stop: tests and program share one interpreter, and no interp
 from __future__ import annotations
 
 from sandbox_server.jobs import Assurance, Outcome, Verdict
-from tests.attacks.attack import Attack
+from tests.attacks.attack import Attack, limits
 
 _TESTS = "assert f(1) == 2\nassert f(2) == 4\n"
 _DEFINED = "def test_f():\n    assert f(1) == 2\n"
@@ -71,7 +71,14 @@ ATTACKS = (
         tests="",
         expect_tests=True,
     ),
-    _forged("sleeps", "import time\ntime.sleep(60)", Verdict.TIME_LIMIT),
+    Attack(
+        "sleeps",
+        "import time\ntime.sleep(60)",
+        Verdict.TIME_LIMIT,
+        (_completed_at_most,),
+        tests=_TESTS,
+        limits=limits(wall_time_ms=2_000),
+    ),
     # ------------------------------------------------------------------------------------------------ tests that are none
     _forged(
         "failure_swallowed",
