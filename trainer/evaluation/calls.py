@@ -96,7 +96,7 @@ class Answers:
         values: the line of each value, in the order of the calls, up to the first call without one.
         stopped: why there are fewer than calls; None when there are not.
         error: type and message, where `stopped` is ERROR or SYNTAX_ERROR.
-        cpu_time_ms: of each call; empty when there are fewer values than calls. The program's own claim.
+        cpu_time_us: of each call; empty when there are fewer values than calls. The program's own claim.
         outcome: the run's.
     """
 
@@ -104,7 +104,7 @@ class Answers:
     values: tuple[bytes, ...]
     stopped: Verdict | None
     error: dict[str, Any] | None
-    cpu_time_ms: tuple[int, ...]
+    cpu_time_us: tuple[int, ...]
     outcome: Outcome
 
 

@@ -28,6 +28,7 @@ from trainer.evaluation.tests_check import details_of
 _CALL_LEAST_MS, _CALL_FACTOR = 1_000, 4  # evalplus's default figures, which it takes of the wall clock
 _TASK_LEAST_MS = 10_000
 _REFERENCE_MS = 100_000
+_DEAR_US, _FIRST_SHARE = 200_000, 0.1
 
 CACHE_VARIABLE = "SELFALIGN_REFERENCE_CACHE"
 
@@ -42,12 +43,12 @@ class Expected:
 
     Attributes:
         values: lines, as `calls.Answers.values`.
-        cpu_time_ms: of each call.
+        cpu_time_us: of each call.
         kinds: see `evalplus.kinds_of`.
     """
 
     values: tuple[bytes, ...]
-    cpu_time_ms: tuple[int, ...]
+    cpu_time_us: tuple[int, ...]
     kinds: str
 
 
@@ -76,26 +77,37 @@ class SameOutputs:
     async def score(self, code: str, name: str, bench: Bench) -> Scored:
         """Run the program on all inputs; see `Check.score`. `details["base"]` is the verdict on the original's."""
         prepared = await bench.references.of(self)
-        expected = prepared.expected
-        limits_ms = [max(_CALL_LEAST_MS, _CALL_FACTOR * used) for used in expected.cpu_time_ms]
-        answers = await calls.call(
+        if prepared.first is not None:
+            answers = await self._call(code, prepared.first, prepared, name, bench)
+            scored = self._judge(answers, prepared, prepared.first.number)
+            if scored.verdict is not Verdict.PASSED:
+                return scored
+        answers = await self._call(code, prepared.whole, prepared, name, bench)
+        return self._judge(answers, prepared, prepared.whole.number)
+
+    async def _call(self, code: str, wanted: calls.Calls, prepared: Prepared, name: str, bench: Bench) -> calls.Answers:
+        used_us = prepared.expected.cpu_time_us
+        return await calls.call(
             code,
-            prepared.calls,
-            cpu_limits_ms=limits_ms,
-            task_cpu_limit_ms=_TASK_LEAST_MS + _CALL_FACTOR * sum(expected.cpu_time_ms),
+            wanted,
+            cpu_limits_ms=[max(_CALL_LEAST_MS, _CALL_FACTOR * used // 1000) for used in used_us[: wanted.number]],
+            task_cpu_limit_ms=_TASK_LEAST_MS + _CALL_FACTOR * sum(used_us) // 1000,
             limits=bench.limits,
             sandbox=bench.sandbox,
             info=bench.info,
             runtime=bench.runtime,
             name=name,
         )
-        base = whole = self._part(answers, prepared, 0)
+
+    def _judge(self, answers: calls.Answers, prepared: Prepared, number: int) -> Scored:
+        """Verdict on the first `number` inputs."""
+        base = whole = self._part(answers, prepared, 0, number)
         if base[0] is Verdict.PASSED:
-            whole = self._part(answers, prepared, 1)
+            whole = self._part(answers, prepared, 1, number)
         details = details_of(answers.outcome) | {
             "assurance": Assurance.TESTS_JUDGED.value,
             "base": base[0].value,
-            "inputs": len(self.inputs),
+            "inputs": number,
             "outputs": len(answers.values),
         }
         verdict, mismatch = whole
@@ -115,8 +127,10 @@ class SameOutputs:
         """The original benchmark's inputs, and the others; tolerance and order are of a part, as in evalplus."""
         return slice(0, self.base), slice(self.base, len(self.inputs))
 
-    def _part(self, answers: calls.Answers, prepared: Prepared, number: int) -> tuple[Verdict, Mismatch | None]:
-        part = self.parts()[number]
+    def _part(
+        self, answers: calls.Answers, prepared: Prepared, which: int, number: int
+    ) -> tuple[Verdict, Mismatch | None]:
+        part = self.parts()[which]
         given = answers.values[part]
         stop = part.start + len(given)
         mismatch = first_mismatch(
@@ -126,20 +140,24 @@ class SameOutputs:
             self.inputs[part.start : stop],
             prepared.expected.values[part.start : stop],
             given,
-            floats_at=prepared.floats_at[number],
+            floats_at=prepared.floats_at[which],
         )
         if mismatch is not None:
             return Verdict.FAILED, Mismatch(part.start + mismatch.index, mismatch.expected, mismatch.output)
-        if not answers.loaded or stop < part.stop:
+        if not answers.loaded or stop < min(part.stop, number):
             return answers.stopped or Verdict.INCOMPLETE, None
         return Verdict.PASSED, None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A check's inputs as they are sent, the outputs expected, and for each part `evalplus.floats_from`."""
+    """A check's inputs as they are sent, the outputs expected, and for each part `evalplus.floats_from`.
 
-    calls: calls.Calls
+    `first` are the first of the inputs, where all take so long that it is worth to find most wrong programs by those.
+    """
+
+    whole: calls.Calls
+    first: calls.Calls | None
     expected: Expected
     floats_at: tuple[int, ...]
 
@@ -188,7 +206,7 @@ class References:
             expected = await self._compute(check, wanted)
             _write(path, expected)
         floats_at = tuple(floats_from(check.rules, expected.kinds[part]) for part in check.parts())
-        return Prepared(wanted, expected, floats_at)
+        return Prepared(wanted, _first(check, expected.cpu_time_us), expected, floats_at)
 
     async def _compute(self, check: SameOutputs, wanted: calls.Calls) -> Expected:
         answers = await calls.call(
@@ -202,14 +220,29 @@ class References:
             runtime=self._runtime,
             name=f"reference of {check.entry_point}",
         )
-        if answers.stopped is not None or len(answers.cpu_time_ms) != wanted.number:
+        if answers.stopped is not None or len(answers.cpu_time_us) != wanted.number:
             told = (answers.error or {}).get("message") or answers.outcome.verdict.value
             raise ReferenceBroken(
                 f"the reference program of {check.entry_point} answers {len(answers.values)} of its {wanted.number} "
                 f"inputs here ({told}), so no sample of it can be scored: check the sandbox with "
                 "`selfalign sandbox check` and its greatest limits"
             )
-        return Expected(answers.values, answers.cpu_time_ms, kinds_of(answers.values))
+        return Expected(answers.values, answers.cpu_time_us, kinds_of(answers.values))
+
+
+def _first(check: SameOutputs, used_us: tuple[int, ...]) -> calls.Calls | None:
+    """The original benchmark's inputs and the cheapest beginning of the others, if all together are dear."""
+    total_us = sum(used_us)
+    if total_us < _DEAR_US:
+        return None
+    taken_us, number = 0, 0
+    while number < check.base or (number < len(used_us) and taken_us + used_us[number] <= _FIRST_SHARE * total_us):
+        taken_us += used_us[number]
+        number += 1
+    if taken_us > total_us / 2:
+        return None
+    inputs = calls.encode_inputs(check.inputs[:number], typed=check.typed)
+    return calls.Calls(check.entry_point, inputs, number, check.typed, check.base)
 
 
 def default_folder() -> Path:
@@ -224,16 +257,16 @@ def _read(path: Path, number: int) -> Expected | None:
     try:
         head, *lines = path.read_bytes().split(b"\n")
         facts = json.loads(head)
-        expected = Expected(tuple(lines), tuple(map(int, facts["cpu_time_ms"])), str(facts["kinds"]))
+        expected = Expected(tuple(lines), tuple(map(int, facts["cpu_time_us"])), str(facts["kinds"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = len(expected.values) == len(expected.cpu_time_ms) == len(expected.kinds) == number
+    whole = len(expected.values) == len(expected.cpu_time_us) == len(expected.kinds) == number
     return expected if whole else None
 
 
 def _write(path: Path, expected: Expected) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = json.dumps({"cpu_time_ms": expected.cpu_time_ms, "kinds": expected.kinds}).encode()
+    head = json.dumps({"cpu_time_us": expected.cpu_time_us, "kinds": expected.kinds}).encode()
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(b"\n".join([head, *expected.values]))
     Path(file.name).replace(path)

@@ -74,7 +74,7 @@ async def score(bench: Bench, code: str, against: SameOutputs | None = None) -> 
         ("import enum\nclass E(enum.IntEnum): A = 2\ndouble = lambda x: E.A if x == 1 else x * 2", "PASSED", "PASSED"),
         # Equality patched wherever the program can reach; the values are compared elsewhere.
         ("import operator\noperator.eq = lambda a, b: True\ndouble = id", "FAILED", "FAILED"),
-        ("import json\njson.dumps = lambda *a, **k: '[]'\ndouble = id", "INCOMPLETE", "INCOMPLETE"),
+        ("import json\njson.dumps = lambda *a, **k: '[]'\ndouble = id", "FAILED", "FAILED"),
         ("if __name__ == '__main__':\n    raise ValueError\n" + DOUBLE, "PASSED", "PASSED"),
     ],
 )  # fmt: skip
@@ -136,6 +136,21 @@ async def test_long_values_are_compared_by_hash(bench: Bench) -> None:
     for reference in ("def double(x): return 'ab' * 10**6", "def double(x): return [(1, 'a')] * 500_000"):
         assert (await score(bench, reference, check(reference))).verdict is Verdict.PASSED
         assert (await score(bench, reference.replace("a", "b"), check(reference))).verdict is Verdict.FAILED
+
+
+@pytest.mark.nsjail
+@in_sandbox
+async def test_dear_tasks_are_tried_on_their_first_inputs_before_all(bench: Bench) -> None:
+    """A program that is wrong early never meets the inputs that take long; one that is right meets all."""
+    slow = "def double(x):\n    for _ in range(x * 10**6): pass\n    return x * 2"
+    against = check(slow, 0, 0, 10, 10, 10)
+
+    early = await score(bench, "def double(x):\n    return 1", against)
+    late = await score(bench, "def double(x):\n    return 0", against)
+
+    assert (early.verdict, early.details["inputs"]) == ("FAILED", 2)
+    assert (late.verdict, late.details["inputs"], late.details["first_failure"]["input"]) == ("FAILED", 5, 2)
+    assert (await score(bench, DOUBLE, against)).details["inputs"] == 5
 
 
 @pytest.mark.nsjail
@@ -207,7 +222,7 @@ def answers_of(text: bytes, verdict: Verdict = Verdict.EXITED) -> Answers:
 def test_answers_are_read_whatever_they_are(text: bytes, values: int, stopped: Verdict | None) -> None:
     answers = answers_of(text)
 
-    assert (len(answers.values), answers.stopped, answers.cpu_time_ms) == (values, stopped, ())
+    assert (len(answers.values), answers.stopped, answers.cpu_time_us) == (values, stopped, ())
 
 
 def test_what_was_seen_from_outside_comes_before_what_the_program_says() -> None:
