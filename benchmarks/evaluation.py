@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py --benchmark humaneval+ --samples FILE --data FOLDER [--repeats 10] [--load 1]
 
-Installs evalplus from PyPI into an environment of its own under .selfalign/, gives it the data through its override-
-path variables, and scores the samples with both, alternating, so that whatever else the machine does falls on both
+Installs evalplus from PyPI into an environment of its own under .selfalign/, gives it the data through its
+override-path variables, and scores the samples with both, alternating, so that whatever else the machine does falls on both
 alike. Both keep the reference's outputs from a first, untimed run. With --load, so many other processes keep cores
 busy meanwhile.
 
