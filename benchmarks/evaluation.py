@@ -3,9 +3,9 @@
     python benchmarks/evaluation.py --benchmark humaneval+ --samples FILE --data FOLDER [--repeats 10] [--load 1]
 
 Installs evalplus from PyPI into an environment of its own under .selfalign/, gives it the data through its
-override-path variables, and scores the samples with both, alternating, so that whatever else the machine does falls on both
-alike. Both keep the reference's outputs from a first, untimed run. With --load, so many other processes keep cores
-busy meanwhile.
+override-path variables, and scores the samples with both in turn, so that whatever else the machine does falls on both
+alike. Both keep the reference's outputs from a first run, which is timed apart. With --load, so many other processes
+keep a core busy meanwhile.
 
 Prints one JSON document: for each task on which the two disagree the verdicts and our reason, for each repeat the wall
 time and the counts, and the tasks whose verdict changed between repeats.
@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="file or folder of the benchmark's data")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--load", type=int, default=0, help="other processes that keep a core busy each")
-    parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="evalplus's workers")
+    parser.add_argument("--parallel", type=int, help="evalplus's workers; default: its own, half the processors")
     return parser.parse_args()
 
 
@@ -121,7 +121,9 @@ def theirs(
     copy = work / "samples.jsonl"
     copy.write_bytes(samples.read_bytes())
     command = [str(python), "-m", "evalplus.evaluate", "--dataset", DATASET[arguments.benchmark][0]]
-    command += ["--samples", str(copy), "--parallel", str(arguments.parallel)]
+    command += ["--samples", str(copy)]
+    if arguments.parallel:
+        command += ["--parallel", str(arguments.parallel)]
     started = time.monotonic()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     elapsed = time.monotonic() - started
@@ -191,7 +193,7 @@ def report(
         "benchmark": f"{arguments.benchmark} {version}",
         "samples": arguments.samples if arguments.samples == "canonical" else Path(arguments.samples).name,
         "evalplus_release": release,
-        "evalplus_workers": arguments.parallel,
+        "evalplus_workers": arguments.parallel or max(1, (os.cpu_count() or 1) // 2),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),
         "busy_processes": arguments.load,

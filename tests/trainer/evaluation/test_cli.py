@@ -147,3 +147,25 @@ def test_bad_input_gets_one_line(
     assert result.exit_code == code
     assert expected in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.nsjail
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", ["cruxeval-i", "cruxeval-o"])
+def test_cruxevals_own_answers_are_right(tmp_path: Path, benchmark_data: Path, benchmark: str) -> None:
+    report = score(tmp_path, "--benchmark", benchmark, "--samples", "canonical", "--data", str(benchmark_data))
+
+    assert report["scores"]["verdicts"] == {"PASSED": 800}
+
+
+def test_a_benchmark_without_solutions_has_no_ruler(tmp_path: Path) -> None:
+    row = {"question_id": "1", "question_content": "Q", "private_test_cases": "[]"}
+    row["public_test_cases"] = json.dumps([{"input": "1", "output": "1", "testtype": "stdin"}])
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+
+    result = run(
+        *("--benchmark", "livecodebench-generation", "--samples", "canonical", "--data", str(tmp_path)),
+        *("--db", f"sqlite:///{tmp_path}/eval.db"),
+    )
+
+    assert (result.exit_code, "publishes no solutions" in result.output) == (1, True)
