@@ -23,8 +23,8 @@ test: setup-test  ## format, lint, types, imports and every test
 	$(BIN)/pytest
 	scripts/test_pythons.sh
 
-check: setup-test lint types imports  ## the same without the slow tests: under three minutes
-	$(BIN)/pytest -q -m "not slow"
+check: setup-test lint types imports  ## the same with the quick tests only, those without jails, torch or PostgreSQL: under three minutes
+	$(BIN)/pytest -q -m "not (slow or nsjail or train or postgres)"
 
 format: setup-test  ## format the code
 	$(BIN)/ruff format .
