@@ -98,6 +98,7 @@ class Answers:
         error: type and message, where `stopped` is ERROR or SYNTAX_ERROR.
         cpu_time_us: of each call; empty when there are fewer values than calls. The program's own claim.
         outcome: the run's.
+        paused: it asked to have these looked at before it goes on.
     """
 
     loaded: bool
@@ -106,6 +107,7 @@ class Answers:
     error: dict[str, Any] | None
     cpu_time_us: tuple[int, ...]
     outcome: Outcome
+    paused: bool = False
 
 
 def encode_inputs(inputs: Sequence[Sequence[Any]], *, typed: bool) -> bytes:
@@ -151,6 +153,7 @@ async def call(
     info: SandboxInfo,
     runtime: str,
     name: str,
+    pause_after_ms: int = 0,
 ) -> Answers:
     """Run `program` and call its function with every input, until one raises or its time is up.
 
@@ -164,6 +167,7 @@ async def call(
         info: what it can do.
         runtime: name of one of its runtimes.
         name: of the sample, for messages.
+        pause_after_ms: CPU time after which the answers so far are returned; 0 for never.
 
     Raises:
         CannotScore: the sandbox refuses the job.
@@ -175,6 +179,7 @@ async def call(
         "base": calls.base,
         "cpu_limits_ms": list(cpu_limits_ms),
         "max_line_bytes": _MAX_LINE_BYTES,
+        "pause_after_ms": pause_after_ms,
     }
     content = json.dumps(settings).encode()[:-1] + b',"inputs":' + calls.inputs + b"}"
     job = Job(
@@ -233,7 +238,7 @@ def read_answers(outcome: Outcome, number: int) -> Answers:
     if len(values) == number:
         return Answers(True, tuple(values), None, None, _cpu_times(rest, number), outcome)
     stopped, error = _reason(rest, outcome)
-    return Answers(loaded, tuple(values), stopped, error, (), outcome)
+    return Answers(loaded, tuple(values), stopped, error, (), outcome, paused=rest == b'["pause"]')
 
 
 def _cpu_times(line: bytes, number: int) -> tuple[int, ...]:

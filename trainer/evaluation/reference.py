@@ -28,7 +28,7 @@ from trainer.evaluation.tests_check import details_of
 _CALL_LEAST_MS, _CALL_FACTOR = 1_000, 4  # evalplus's default figures, which it takes of the wall clock
 _TASK_LEAST_MS = 10_000
 _REFERENCE_MS = 100_000
-_DEAR_US, _FIRST_SHARE = 200_000, 0.1
+_PAUSE_AFTER_MS = 100  # most wrong programs are found out by what they answer in this time
 
 CACHE_VARIABLE = "SELFALIGN_REFERENCE_CACHE"
 
@@ -77,26 +77,27 @@ class SameOutputs:
     async def score(self, code: str, name: str, bench: Bench) -> Scored:
         """Run the program on all inputs; see `Check.score`. `details["base"]` is the verdict on the original's."""
         prepared = await bench.references.of(self)
-        if prepared.first is not None:
-            answers = await self._call(code, prepared.first, prepared, name, bench)
-            scored = self._judge(answers, prepared, prepared.first.number)
+        answers = await self._call(code, prepared, name, bench, _PAUSE_AFTER_MS)
+        if answers.paused:
+            scored = self._judge(answers, prepared, len(answers.values))
             if scored.verdict is not Verdict.PASSED:
                 return scored
-        answers = await self._call(code, prepared.whole, prepared, name, bench)
-        return self._judge(answers, prepared, prepared.whole.number)
+            answers = await self._call(code, prepared, name, bench, 0)
+        return self._judge(answers, prepared, len(self.inputs))
 
-    async def _call(self, code: str, wanted: calls.Calls, prepared: Prepared, name: str, bench: Bench) -> calls.Answers:
+    async def _call(self, code: str, prepared: Prepared, name: str, bench: Bench, pause_after_ms: int) -> calls.Answers:
         used_us = prepared.expected.cpu_time_us
         return await calls.call(
             code,
-            wanted,
-            cpu_limits_ms=[max(_CALL_LEAST_MS, _CALL_FACTOR * used // 1000) for used in used_us[: wanted.number]],
+            prepared.wanted,
+            cpu_limits_ms=[max(_CALL_LEAST_MS, _CALL_FACTOR * used // 1000) for used in used_us],
             task_cpu_limit_ms=_TASK_LEAST_MS + _CALL_FACTOR * sum(used_us) // 1000,
             limits=bench.limits,
             sandbox=bench.sandbox,
             info=bench.info,
             runtime=bench.runtime,
             name=name,
+            pause_after_ms=pause_after_ms,
         )
 
     def _judge(self, answers: calls.Answers, prepared: Prepared, number: int) -> Scored:
@@ -151,13 +152,9 @@ class SameOutputs:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A check's inputs as they are sent, the outputs expected, and for each part `evalplus.floats_from`.
+    """A check's inputs as they are sent, the outputs expected, and for each part `evalplus.floats_from`."""
 
-    `first` are the first of the inputs, where all take so long that it is worth to find most wrong programs by those.
-    """
-
-    whole: calls.Calls
-    first: calls.Calls | None
+    wanted: calls.Calls
     expected: Expected
     floats_at: tuple[int, ...]
 
@@ -206,7 +203,7 @@ class References:
             expected = await self._compute(check, wanted)
             _write(path, expected)
         floats_at = tuple(floats_from(check.rules, expected.kinds[part]) for part in check.parts())
-        return Prepared(wanted, _first(check, expected.cpu_time_us), expected, floats_at)
+        return Prepared(wanted, expected, floats_at)
 
     async def _compute(self, check: SameOutputs, wanted: calls.Calls) -> Expected:
         answers = await calls.call(
@@ -228,21 +225,6 @@ class References:
                 "`selfalign sandbox check` and its greatest limits"
             )
         return Expected(answers.values, answers.cpu_time_us, kinds_of(answers.values))
-
-
-def _first(check: SameOutputs, used_us: tuple[int, ...]) -> calls.Calls | None:
-    """The original benchmark's inputs and the cheapest beginning of the others, if all together are dear."""
-    total_us = sum(used_us)
-    if total_us < _DEAR_US:
-        return None
-    taken_us, number = 0, 0
-    while number < check.base or (number < len(used_us) and taken_us + used_us[number] <= _FIRST_SHARE * total_us):
-        taken_us += used_us[number]
-        number += 1
-    if taken_us > total_us / 2:
-        return None
-    inputs = calls.encode_inputs(check.inputs[:number], typed=check.typed)
-    return calls.Calls(check.entry_point, inputs, number, check.typed, check.base)
 
 
 def default_folder() -> Path:

@@ -10,6 +10,7 @@ before the program starts. Answers go to `ANSWERS`, a JSON list on each line:
     ["!", type, message]        this was raised, by the call or by the program itself; nothing follows
     ["syntax", message, line]   the program does not compile
     ["time"]                    the call used up its CPU time; nothing follows
+    ["pause"]                   it takes long: let what is here be looked at first; nothing follows
     ["done", cpu_us...]         every input was answered
 
 All of it comes from the program's own interpreter, so it is a claim and no more: whoever reads it compares the values
@@ -158,7 +159,9 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
     answers.add("loaded")
     signal.signal(signal.SIGPROF, _stop)
     base, typed, largest = settings["base"], settings["typed"], settings["max_line_bytes"]
-    flushed, used = _cpu_ns(), []
+    pause_ns = 1_000_000 * settings["pause_after_ms"]
+    began = flushed = _cpu_ns()
+    used = []
     for index, (given, limit_ms) in enumerate(zip(settings["inputs"], settings["cpu_limits_ms"], strict=True)):
         arguments = _Plain(1).decode(given) if typed else given
         started = _cpu_ns()
@@ -181,6 +184,9 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
             return
         answers.add_line(_line(value, largest))
         del value
+        if pause_ns and ended - began > pause_ns:
+            answers.add("pause")
+            return
         if index + 1 == base or ended - flushed > _FLUSH_NS:
             answers.flush()
             flushed = ended
