@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
 
-.PHONY: help demo demo-live record test check format lint types imports proto setup-demo setup-test bench bench-sandbox bench-honesty clean
+.PHONY: help demo demo-live record test check format lint types imports proto setup-demo setup-test bench bench-sandbox bench-honesty test-pythons clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -21,6 +21,8 @@ record: setup-demo  ## remake the recorded completions that are missing after a 
 test: setup-test  ## format, lint, types, imports and every test
 	@$(MAKE) --no-print-directory lint types imports
 	$(BIN)/pytest
+
+test-pythons: setup-test  ## the sandbox's tests on Python 3.12 and 3.13, where this machine has them
 	scripts/test_pythons.sh
 
 check: setup-test lint types imports  ## the same with the quick tests only, those without jails, torch or PostgreSQL: under three minutes
