@@ -58,6 +58,7 @@ def test_every_canonical_solution_passes(tmp_path: Path, benchmark_data: Path, b
 
 @pytest.mark.nsjail
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute or two on a quiet machine
 def test_the_published_completions_on_humaneval_plus(tmp_path: Path, benchmark_data: Path) -> None:
     """119 and 104 of 164, task by task, but for the one task that evalplus itself counts either way (105)."""
     samples = str(benchmark_data / "completions-humaneval.jsonl")
@@ -73,6 +74,7 @@ def test_the_published_completions_on_humaneval_plus(tmp_path: Path, benchmark_d
 
 @pytest.mark.nsjail
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute or two on a quiet machine
 @pytest.mark.parametrize(("benchmark", "problems"), [("humaneval+", 164), ("mbpp+", 399)])
 def test_every_canonical_solution_passes_the_plus_inputs(
     tmp_path: Path, benchmark_data: Path, benchmark: str, problems: int
