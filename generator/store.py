@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,8 +174,8 @@ def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _set_up(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # transactions are begun below, in words, so that schema changes are in them
+        _write_ahead(connection)
         for pragma in (
-            "journal_mode = wal",  # readers and the writer do not wait for each other
             "synchronous = normal",  # a commit survives the end of any process; only a power cut may take the last ones
             "foreign_keys = on",
             "cache_size = -65536",
@@ -189,6 +190,22 @@ def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Keep a write-ahead log: readers and the writer do not wait for each other.
+
+    SQLite does not wait for whoever else is about to change a new file's mode, so we do.
+    """
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:

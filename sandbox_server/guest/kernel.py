@@ -13,6 +13,7 @@ _ON_X86 = os.uname().machine == "x86_64"
 _CAPGET = 125 if _ON_X86 else 90
 _CAPSET = _CAPGET + 1
 _SECCOMP = 317 if _ON_X86 else 277
+_RT_SIGACTION = 13 if _ON_X86 else 134
 # The same on every machine.
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 429, 430, 431, 432, 437
 
@@ -55,6 +56,19 @@ class Filter:
     def install(self) -> None:
         """Put it on this thread, for good; needs `set_no_new_privileges`."""
         _check(_syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, self._reference))
+
+
+def reset_signals() -> None:
+    """Block none, and give all but SIGPIPE and SIGXFSZ, which every Python ignores, the kernel's own behaviour.
+
+    What the server's own parent had it ignore comes down to us through every exec. The C library keeps two signals to
+    itself, so this is the system call.
+    """
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    default = bytes(32)  # struct kernel_sigaction: SIG_DFL, no flags, an empty mask of 8 bytes
+    for number in range(1, 65):
+        if number not in (_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGPIPE, _signal.SIGXFSZ):
+            _check(_syscall(_RT_SIGACTION, number, default, None, 8))
 
 
 class SleepingInit:

@@ -110,7 +110,8 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
 def settle() -> None:
     """Do once, in the zygote, what holds for every program."""
     os.umask(0)
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # the sleeping init shares our handlers, and must have none
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # so that Python's own record says what the next line does
+    kernel.reset_signals()  # the sleeping init shares our handlers, and must have none
     kernel.set_no_new_privileges()
     kernel.drop_bounding_set()
     kernel.keep_capabilities_from_exec()

@@ -560,7 +560,11 @@ async def test_transformers_names_a_folder_without_a_model(tmp_path: Path, conte
 @pytest.mark.train
 async def test_closing_transformers_ends_what_is_being_drawn(tiny_model: Path) -> None:
     engine = in_process(tiny_model)
-    task = asyncio.create_task(engine.complete(text_request(1, max_tokens=240)))
+    await engine.complete(text_request(0))
+    assert engine._model is not None
+    engine._model._eos, engine._model._context = set(), 2**31  # nothing else ends it
+    engine._model._model.generation_config.eos_token_id = None
+    task = asyncio.create_task(engine.complete(text_request(1, max_tokens=1_000_000)))
     await asyncio.sleep(0.05)
     await engine.close()
     with pytest.raises((RequestFailed, asyncio.CancelledError)):

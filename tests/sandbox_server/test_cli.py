@@ -74,6 +74,21 @@ def test_run_keeps_the_programs_output_apart(program) -> None:
 
 
 @pytest.mark.nsjail
+def test_what_the_caller_ignores_the_program_does_not(tmp_path) -> None:
+    """Also the signals that the C library keeps to itself, which only the system call can ignore or reset."""
+    show = tmp_path / "show.py"
+    show.write_text("print([line for line in open('/proc/self/status') if line.startswith('SigIgn')])\n")
+    ignore_all = """
+import ctypes, os, sys
+for number in set(range(1, 65)) - {9, 19}:
+    ctypes.CDLL(None).syscall(13 if os.uname().machine == "x86_64" else 134, number, b"\\1" + bytes(31), None, 8)
+os.execv(sys.executable, [sys.executable, "-m", "sandbox_server", "run", *sys.argv[1:]])
+"""
+    done = subprocess.run([sys.executable, "-c", ignore_all, show], capture_output=True, text=True, timeout=60)
+    sigpipe_and_sigxfsz = 1 << 12 | 1 << 24
+    assert f"SigIgn:\\t{sigpipe_and_sigxfsz:016x}" in done.stdout, done
+
+
 def test_run_as_json_is_the_whole_outcome(program) -> None:
     told = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--json")
     outcome = json.loads(told.stdout)

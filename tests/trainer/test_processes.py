@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def test_two_processes_learn_what_one_does(
         f"{how}compute_environment: LOCAL_MACHINE\nmixed_precision: 'no'\n"
         "num_machines: 1\nnum_processes: 2\nuse_cpu: true\n"
     )
-    selfalign = ["selfalign", "train", "--recipe", recipe_path, "--db", url, "--output", together]
+    programs = Path(sys.executable).parent  # which need not be on PATH
+    selfalign = [programs / "selfalign", "train", "--recipe", recipe_path, "--db", url, "--output", together]
     done = subprocess.run(
-        ["accelerate", "launch", "--config_file", config, "--main_process_port", "0", "--no_python", *selfalign],
+        [programs / "accelerate", "launch", "--config_file", config, "--main_process_port", "0", "--no_python", *selfalign],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
