@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 
+from sandbox_server.errors import Unavailable
 from sandbox_server.jobs import Limits
 from sandbox_server.slot import Evidence, Slot
+from sandbox_server.tasks import to_the_end
 
 _GRACE_S = 0.2  # for the program to flush its output once the judge is done
 
@@ -31,15 +32,20 @@ async def run(
     Raises:
         Unavailable: a slot was lost.
     """
-    here, there = socket.socketpair()
-    with here, there:
-        sides = [
-            asyncio.ensure_future(program.run(requests[0], stdin, limits, collect, link=here.fileno())),
-            asyncio.ensure_future(judge.run(requests[1], b"", limits, False, link=there.fileno())),
-        ]
-        # Each hands its end over in its first step. We must not keep them: a side sees the other's end by end of file.
-        await asyncio.sleep(0)
+    sides: list[asyncio.Task[Evidence]] = []
     try:
+        here, there = socket.socketpair()
+    except OSError as error:
+        raise Unavailable(f"no socket for a judge: {error.strerror}; try again") from error
+    try:
+        with here, there:
+            sides += (
+                asyncio.ensure_future(program.run(requests[0], stdin, limits, collect, link=here.fileno())),
+                asyncio.ensure_future(judge.run(requests[1], b"", limits, False, link=there.fileno())),
+            )
+            # Each hands its end over in its first step. We must not keep them: a side sees the other's end by end of
+            # file.
+            await asyncio.sleep(0)
         await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
         if not sides[1].done():
             await asyncio.wait(sides[1:])  # the program ended first: its judge notices at once
@@ -50,5 +56,4 @@ async def run(
     finally:
         for side in sides:
             side.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*sides, return_exceptions=True)
+        await to_the_end(asyncio.gather(*sides, return_exceptions=True))  # then both slots are whole again

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sandbox_server import apart, cgroup, image, nsjail, report, runtimes, seccomp, verdict
 from sandbox_server.errors import HostUnfit, InvalidJob, Unavailable, Unsupported
@@ -17,6 +18,7 @@ from sandbox_server.guest import wire
 from sandbox_server.jobs import Isolation, Job, Judge, Limits, Outcome, SandboxInfo, Verdict
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.slot import Slot
+from sandbox_server.tasks import to_the_end
 
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
@@ -87,7 +89,13 @@ async def open_sandbox(settings: SandboxConfig) -> Sandbox:
     Raises:
         HostUnfit: the host lacks something; the message says what, and what to do.
     """
-    sandbox = await asyncio.to_thread(_Jails, settings)
+    opening = asyncio.ensure_future(asyncio.to_thread(_Jails, settings))
+    try:
+        sandbox = await to_the_end(opening)
+    except asyncio.CancelledError:
+        if not opening.exception():
+            await opening.result().close()
+        raise
     try:
         await sandbox.try_out()
     except BaseException:
@@ -143,9 +151,7 @@ class _Jails:
             waiting = [
                 number for number in range(self._slots) if (first.settings.name, number, False) not in self._warm
             ]
-            started = await asyncio.gather(
-                *(self._start(first, number, nested=True, apart=False) for number in waiting)
-            )
+            started = await _all_or_none([self._start(first, number, nested=True, apart=False) for number in waiting])
             self._warm |= {
                 (first.settings.name, number, False): slot for number, slot in zip(waiting, started, strict=True)
             }
@@ -227,6 +233,9 @@ class _Jails:
         if self._closed:
             return
         self._closed = True
+        await to_the_end(self._end())
+
+    async def _end(self) -> None:
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -251,7 +260,7 @@ class _Jails:
     async def _once_apart(self, job: Job, runtime: runtimes.Runtime, limits: Limits, number: int) -> Outcome:
         """Run a program in its place's jail, and its tests in the jail of the place beside it."""
         places = (number, self._slots + number)
-        program, judge = await asyncio.gather(*(self._slot(job, runtime, place, apart=True) for place in places))
+        program, judge = await _all_or_none([self._slot(job, runtime, place, apart=True) for place in places])
         try:
             nonce = secrets.token_hex(16)
             requests = (
@@ -268,10 +277,12 @@ class _Jails:
                 outcome = replace(outcome, files=files, files_refused=refused)
             return outcome
         finally:
-            await asyncio.gather(
-                *(
-                    self._put_back(slot, runtime, place, apart=True)
-                    for slot, place in zip((program, judge), places, strict=True)
+            await to_the_end(
+                asyncio.gather(
+                    *(
+                        self._put_back(slot, runtime, place, apart=True)
+                        for slot, place in zip((program, judge), places, strict=True)
+                    )
                 )
             )
 
@@ -327,6 +338,23 @@ class _Jails:
             if value is not None and not 0 < value <= maximum:
                 raise InvalidJob(f"limits.{name}", f"expected 1 to {maximum}, got {value}")
         return replace(self._settings.default_limits, **{name: value for name, value in asked.items() if value})
+
+
+async def _all_or_none(starts: list[Coroutine[Any, Any, Slot]]) -> list[Slot]:
+    """All of these slots; when one fails or the caller is cancelled, none is left."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        await to_the_end(_give_up(tasks))
+        raise
+
+
+async def _give_up(tasks: list[asyncio.Task[Slot]]) -> None:
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*(slot.close() for slot in ended if isinstance(slot, Slot)))
 
 
 def _request(job: Job, nonce: str, side: str = "") -> bytes:

@@ -25,6 +25,7 @@ from sandbox_server.cgroup import Group
 from sandbox_server.errors import Broken, HostUnfit, InvalidJob, Unavailable
 from sandbox_server.guest.wire import DONE, HAS_COLLECT, HAS_LINK, HAS_STDIN, SETTINGS
 from sandbox_server.jobs import Limits
+from sandbox_server.tasks import to_the_end
 
 _logger = logging.getLogger(__name__)
 _START_SECONDS = 30.0
@@ -200,7 +201,7 @@ class Slot:
         if self._control.fileno() >= 0:
             loop.remove_reader(self._control)
             self._control.close()
-        await loop.run_in_executor(None, self._end)
+        await to_the_end(loop.run_in_executor(None, self._end))
 
     def _end(self) -> None:
         # Closing the control socket ends the jail's first process, and the kernel everything below it.
@@ -265,6 +266,7 @@ class _Run:
         self._limits = limits
         self._evidence = Evidence()
         self._done: asyncio.Future[None] = self._loop.create_future()
+        self._over = False  # the first process said so, or is gone
         self._pipes: list[_Pipe] = []
         self._watched: set[int] = set()
         self._timers: list[asyncio.TimerHandle] = []
@@ -319,8 +321,11 @@ class _Run:
 
     async def abandon(self) -> bool:
         """Kill the program and wait until it is dead, for a caller that was cancelled. Answers whether that worked."""
+        if self._over:  # in the very moment
+            return True
         self._done = self._loop.create_future()  # cancelling the caller cancelled the other
         self.stop("cancelled")
+        self._timers.append(self._loop.call_later(_KILL_SECONDS, self._give_up))
         while True:
             try:
                 await asyncio.shield(self._done)
@@ -343,6 +348,7 @@ class _Run:
 
     def ended(self, message: bytes) -> None:
         """Take the first process's word that all is over, or its death."""
+        self._over = True
         if self._done.done():
             return
         evidence = self._evidence
