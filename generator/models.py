@@ -1,4 +1,4 @@
-"""The tables, and nothing else. The database is the pipeline: what a stage has to do is a query over these rows.
+r"""The tables, and nothing else. The database is the pipeline: what a stage has to do is a query over these rows.
 
 A row's primary key is a hash of all its causes (its parent's key, its recipe's key, its sample index), so the same work
 has the same key everywhere and is done once. Keys are 32 hexadecimal digits, made by `generator.keys`.
@@ -6,10 +6,11 @@ has the same key everywhere and is done once. Keys are 32 hexadecimal digits, ma
     recipes ----------------+----------------+----------------+----------------+
        |                    |                |                |                |
     seeds -> concepts -> instructions -> responses ~> executions (by program_key)     judgements (seeds, responses)
-      |                                      |
-    pipeline_seeds -> pipelines          dataset_items -> datasets <- trainings <- evaluations -> evaluation_samples
+      |                                      |       \
+    pipeline_seeds -> pipelines              |        checks ~> executions, scores
+                                         dataset_items -> datasets <- trainings <- evaluations -> evaluation_samples
 
-    leases -> workers
+    leases -> workers       bands (of seeds and responses)
 
 `pipelines` says which recipe every stage of a named pipeline has now. Rows of other recipes stay: going back is free.
 """
@@ -104,6 +105,8 @@ class Pipeline(Base):
     responses_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
     executions_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
     selection_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
+    checks_recipe_id: Mapped[str | None] = mapped_column(Key)
+    """The recipe of the checks, once all of them were run."""
     dataset_id: Mapped[str | None] = mapped_column(Key)
     """The snapshot that the last selection made or found unchanged."""
     concepts_samples: Mapped[int] = mapped_column(default=1)
@@ -207,6 +210,8 @@ class Execution(Base):
     cpu_time_ms: Mapped[float]
     peak_memory_bytes: Mapped[int] = mapped_column(BigInteger)
     runtime_fingerprint: Mapped[str] = mapped_column(Text)
+    repeat_verdicts: Mapped[list[str] | None]
+    """Of each run, where the recipe says to run it several times; `verdict` is then the first that is not PASSED."""
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
 
 
@@ -225,7 +230,69 @@ class Judgement(Base):
     filter: Mapped[str | None] = mapped_column(String(64))
     filter_version: Mapped[str | None] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(Text)
+    other_id: Mapped[str | None] = mapped_column(Key)
+    """The row that was kept instead, where this one passed every filter and is too much like it."""
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Check(Base):
+    """One further program that tells something of a response which passed its own tests.
+
+    What it did is in `executions`, under `program_key` and `executions_recipe_id`.
+    """
+
+    __tablename__ = "checks"
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    response_id: Mapped[str] = mapped_column(ForeignKey("responses.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """agreement: its code with another sample's tests; stub: its tests on empty functions; mutant: on a fault;
+    repeat: the same program several times."""
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """The other sample's index, or the mutant's number."""
+    other_id: Mapped[str | None] = mapped_column(Key)
+    """The response whose tests they are."""
+    label: Mapped[str | None] = mapped_column(Text)
+    """The mutant's fault."""
+    program_key: Mapped[str] = mapped_column(Key)
+    executions_recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+
+
+class Score(Base):
+    """What the checks of one recipe came to for one response that passed its own tests; null where not checked."""
+
+    __tablename__ = "scores"
+    __table_args__ = (Index(None, "recipe_id", "complete"),)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    response_id: Mapped[str] = mapped_column(ForeignKey("responses.id"), primary_key=True)
+    complete: Mapped[bool] = mapped_column(default=False)
+    """Whether all its checks were run and counted."""
+    tests: Mapped[int | None]
+    """Samples of the instruction whose tests its code was run with, its own among them."""
+    tests_passed: Mapped[int | None]
+    group_size: Mapped[int | None]
+    """Samples that pass the same tests, itself among them."""
+    agreement: Mapped[float | None]
+    """From 0 to 1: the group's share of the samples, times the share of the tests that it passes."""
+    stub_failed: Mapped[bool | None]
+    """Whether its tests fail on functions that do nothing."""
+    mutants: Mapped[int | None]
+    mutants_killed: Mapped[int | None]
+    mutation_score: Mapped[float | None]
+    """The share of the mutants that its tests kill."""
+    flaky: Mapped[bool | None]
+    """Whether the same program ended otherwise when it was run again."""
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Band(Base):
+    """One thing in which rows may be alike, hashed: rows that share a key are compared, others need not be."""
+
+    __tablename__ = "bands"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """64 bits of a hash of what is compared, how, and the value."""
+    subject_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    """A seed or a response."""
 
 
 class Dataset(Base):

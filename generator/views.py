@@ -59,7 +59,8 @@ WHERE d.version = (SELECT max(n.version) FROM datasets n WHERE n.name = d.name)
 
 REJECTED_PAIRS = """
 SELECT p.name AS pipeline, r.id AS response_id, r.instruction_id, i.instruction, r.text, r.code, r.test_code,
-    j.filter, j.filter_version, j.reason, e.verdict, e.error_type, e.error_message, m.parameters ->> 'model' AS model
+    j.filter, j.filter_version, j.reason, e.verdict, e.error_type, e.error_message, m.parameters ->> 'model' AS model,
+    j.other_id
 FROM pipelines p
 JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses' AND NOT j.kept
 JOIN responses r ON r.id = j.subject_id
@@ -95,7 +96,10 @@ UNION ALL SELECT p.name, 10, 'responses passed',
      JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
          AND e.verdict = 'PASSED'
      WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 11, 'pairs accepted',
+UNION ALL SELECT p.name, 11, 'responses kept by every filter',
+    (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
+     AND (j.kept OR j.other_id IS NOT NULL)) FROM pipelines p
+UNION ALL SELECT p.name, 12, 'pairs accepted',
     (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
      AND j.kept) FROM pipelines p
 """
@@ -123,6 +127,15 @@ JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = ba
     AND e.verdict NOT IN ('PASSED', 'NO_TESTS', 'REFUSED')
 """
 
+SCORED_RESPONSES = """
+SELECT p.name AS pipeline, s.response_id, r.instruction_id, s.agreement, s.tests, s.tests_passed, s.group_size,
+    s.stub_failed, s.mutants, s.mutants_killed, s.mutation_score, s.flaky, j.kept, j.filter, j.reason, j.other_id
+FROM pipelines p
+JOIN scores s ON s.recipe_id = p.checks_recipe_id AND s.complete
+JOIN responses r ON r.id = s.response_id
+LEFT JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_id = s.response_id
+"""
+
 VIEWS: tuple[tuple[str, str], ...] = (
     # Later ones read earlier ones.
     ("pipeline_concepts", PIPELINE_CONCEPTS),
@@ -133,4 +146,5 @@ VIEWS: tuple[tuple[str, str], ...] = (
     ("rejected_pairs", REJECTED_PAIRS),
     ("funnel", FUNNEL),
     ("preference_pairs", PREFERENCE_PAIRS),
+    ("scored_responses", SCORED_RESPONSES),
 )

@@ -77,7 +77,10 @@ async def test_an_older_database_says_what_to_do_and_keeps_its_rows_when_upgrade
     with database.reading() as session:
         assert session.scalar(count) == 15
         assert session.execute(sa.text("SELECT * FROM preference_pairs")).all() == []
-    assert (await build(small, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox())).did_nothing
+    report = await build(small, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox())
+    assert (report.completions_drawn, report.programs_run) == (0, 0)
+    assert report.snapshot is not None
+    assert (report.snapshot.size, report.snapshot.is_new) == (5, False)
 
 
 def test_downgrading_removes_everything(database: Database) -> None:
