@@ -31,11 +31,12 @@ class Leases:
 
     Args:
         database: open; every worker on it sees the same leases.
+        worker_id: a name that no other worker has; None makes one up.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, worker_id: str | None = None) -> None:
         self._database = database
-        self._worker_id = uuid.uuid4().hex
+        self._worker_id = worker_id or uuid.uuid4().hex
         self._heart: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -88,14 +89,7 @@ class Leases:
         Returns:
             How many.
         """
-        now_s = time.time()
-        with self._database.writing() as session:
-            others = session.scalars(sa.select(Worker).where(Worker.id != self._worker_id)).all()
-            dead = [worker for worker in others if worker.expires_at_s < now_s or _is_gone(worker)]
-            for worker in dead:
-                session.execute(sa.delete(Lease).where(Lease.worker_id == worker.id))
-                session.delete(worker)
-        return len(dead)
+        return clear_dead(self._database, but=self._worker_id)
 
     def _sign_in(self) -> None:
         with self._database.writing() as session:
@@ -107,7 +101,7 @@ class Leases:
         pid = os.getpid()
         row = {
             "id": self._worker_id,
-            "host": _host(),
+            "host": this_host(),
             "pid": pid,
             "process_start": _process_start(pid),
             "expires_at_s": time.time() + LEASE_S,
@@ -115,9 +109,7 @@ class Leases:
         insert_new(session, Worker, [row])
 
     def _sign_out(self) -> None:
-        with self._database.writing() as session:
-            session.execute(sa.delete(Lease).where(Lease.worker_id == self._worker_id))
-            session.execute(sa.delete(Worker).where(Worker.id == self._worker_id))
+        remove_worker(self._database, self._worker_id)
 
     async def _beat(self) -> None:
         while True:
@@ -130,18 +122,45 @@ class Leases:
             session.execute(mine.values(expires_at_s=time.time() + LEASE_S))
 
 
+def clear_dead(database: Database, but: str = "") -> int:
+    """Remove workers that are gone, except `but`, and with them their leases.
+
+    Returns:
+        How many.
+    """
+    now_s = time.time()
+    with database.writing() as session:
+        others = session.scalars(sa.select(Worker).where(Worker.id != but)).all()
+        dead = [worker for worker in others if worker.expires_at_s < now_s or _is_gone(worker)]
+        for worker in dead:
+            _remove(session, worker.id)
+    return len(dead)
+
+
+def remove_worker(database: Database, id: str) -> None:
+    """Remove a worker that is known to be gone, whatever its lease says; one that was not comes back by itself."""
+    with database.writing() as session:
+        _remove(session, id)
+
+
 def release(session: Session, keys: Sequence[str]) -> None:
     """Give up the leases of rows that the same session stores."""
     for start in range(0, len(keys), BATCH_ROWS):
         session.execute(sa.delete(Lease).where(Lease.key.in_(keys[start : start + BATCH_ROWS])))
 
 
+def _remove(session: Session, id: str) -> None:
+    session.execute(sa.delete(Lease).where(Lease.worker_id == id))
+    session.execute(sa.delete(Worker).where(Worker.id == id))
+
+
 def _is_gone(worker: Worker) -> bool:
     """Whether a worker of this very machine has ended; of another one only its lease can tell."""
-    return worker.host == _host() and _process_start(worker.pid) != worker.process_start
+    return worker.host == this_host() and _process_start(worker.pid) != worker.process_start
 
 
-def _host() -> str:
+def this_host() -> str:
+    """Name the kernel and the process namespace that this is: what must agree for a process to be looked up."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -9,48 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
-from generator import causes, filters, models, work
+from generator import causes, filters, line, models, work
 from generator.causes import Cause
-from generator.concurrency import for_each
-from generator.engines import CompletionRequest, Engine, RequestFailed
-from generator.engines.factory import open_engine
-from generator.keys import key_of
+from generator.engines import Engine
 from generator.leases import Leases
+from generator.line import Line, Tally
 from generator.progress import Progress
-from generator.recipe import Recipe, SandboxSettings
-from generator.records import (
-    ConceptsFields,
-    Fields,
-    InstructionFields,
-    ResponseFields,
-    program_key,
-)
+from generator.recipe import Recipe
 from generator.seeds import SeedFilter, gather, judge, seed_filters
 from generator.select import Snapshot, select
-from generator.stages import STAGES, ParseError, Stage, index_key, properties
+from generator.stages import STAGES
 from generator.store import Database, batched, ensure_recipe, insert_new, storable, take_turns
-from generator.work import Chain, Draw, Program
+from generator.work import Chain
 from generator.writer import Writer
-from sandbox_server.client import ClientConfig, connect
-from sandbox_server.errors import InvalidJob, Unsupported
-from sandbox_server.jobs import Job, Outcome, ProgramError, SandboxInfo, Verdict
+from sandbox_server.jobs import SandboxInfo
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.settings import SettingsError
-
-REFUSED = "REFUSED"
-"""In `executions.verdict`: the sandbox would not take the program. Its own trouble is never stored."""
-
-_FAILED = "failed"
-_LOOK_AGAIN_S = 0.5
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,6 +103,14 @@ class Report:
     programs_run: int = 0
     snapshot: Snapshot | None = None
 
+    def add(self, stage: str, tally: Tally) -> None:
+        """Count what came of a stage."""
+        if stage == line.EXECUTIONS:
+            self.programs_run += tally.stored
+        else:
+            self.drawn[stage] += tally.stored
+        self.failed += tally.failed
+
     @property
     def completions_drawn(self) -> int:
         """Over all stages."""
@@ -162,28 +151,40 @@ async def build(
     """
     pipeline = Pipeline(recipe)
     report = Report(pipeline.name)
+    await asyncio.to_thread(prepare, database, pipeline, progress, report)
+    async with contextlib.AsyncExitStack() as stack:
+        # The sandbox comes first: a model's time is not spent on what cannot be executed.
+        if sandbox is None:
+            sandbox = await stack.enter_async_context(line.open_sandbox(recipe.sandbox))
+        if engine is None:
+            engine = line.LazyEngine(recipe.model)
+            stack.push_async_callback(engine.close)
+        info = await sandbox.info()
+        executions = declare_executions(database, pipeline, info)
+        leases = await stack.enter_async_context(Leases(database))
+        writer = await stack.enter_async_context(Writer(database))
+        runs = recipe.sandbox.concurrency or 2 * info.slots
+        worker = Line(recipe, pipeline.chain, executions, database, leases, writer, engine, sandbox, runs)
+        for stage in line.NAMES:
+            report.add(stage, await worker.work_off(stage, progress))
+    if freeze:
+        await asyncio.to_thread(freeze_pairs, database, pipeline, executions, progress, report)
+    return report
+
+
+def prepare(database: Database, pipeline: Pipeline, progress: Progress, report: Report) -> None:
+    """Store what the pipeline means, and choose its seeds: what a build does before the stages."""
     declare(database, pipeline)
     if not are_seeds_gathered(database, pipeline):
-        report.seeds_gathered = await asyncio.to_thread(gather_seeds, database, pipeline, progress)
-    await asyncio.to_thread(choose_seeds, database, pipeline)
-    # The sandbox comes first: a model's time is not spent on what cannot be executed.
-    async with _sandbox(recipe.sandbox, sandbox) as (runner, info):
-        executions = _execution_cause(recipe.sandbox, info)
-        _declare_executions(database, pipeline, executions)
-        async with Leases(database) as leases, Writer(database) as writer:
-            line = _Line(pipeline, database, leases, writer, progress, report)
-            async with _LazyEngine(recipe, engine) as model:
-                for stage in STAGES:
-                    await line.generate(stage, model)
-            await line.execute(executions, runner, recipe.sandbox.concurrency or 2 * info.slots)
-    if not freeze:
-        return report
+        report.seeds_gathered = gather_seeds(database, pipeline, progress)
+    choose_seeds(database, pipeline)
+
+
+def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, progress: Progress, report: Report) -> None:
+    """Select pairs and freeze them as a snapshot: what a build does after the stages."""
     progress.begin("selection", None)
-    report.snapshot = await asyncio.to_thread(
-        select, database, pipeline.chain, executions.id, pipeline.selection(executions), pipeline.dataset
-    )
+    report.snapshot = select(database, pipeline.chain, executions.id, pipeline.selection(executions), pipeline.dataset)
     progress.end("selection", _describe(report.snapshot))
-    return report
 
 
 def declare(database: Database, pipeline: Pipeline) -> None:
@@ -202,6 +203,19 @@ def declare(database: Database, pipeline: Pipeline) -> None:
         row.instructions_samples = pipeline.chain.samples["instructions"]
         row.responses_samples = pipeline.chain.samples["responses"]
         session.add(row)
+
+
+def declare_executions(database: Database, pipeline: Pipeline, info: SandboxInfo) -> Cause:
+    """Store how programs run now, which only a sandbox can tell.
+
+    Raises:
+        SettingsError: it does not have the runtime, or does not allow the limits.
+    """
+    executions = line.execution_cause(pipeline.recipe.sandbox, info)
+    with database.writing() as session:
+        ensure_recipe(session, executions.stage, executions.parameters)
+        session.get_one(models.Pipeline, pipeline.name).executions_recipe_id = executions.id
+    return executions
 
 
 # Seeds
@@ -307,197 +321,6 @@ def _seed_judgement(pipeline: Pipeline, seed: models.Seed) -> dict[str, Any]:
     }
 
 
-# Generation
-
-
-class _LazyEngine:
-    """The recipe's engine, opened at the first request: a build with nothing to draw needs no model."""
-
-    def __init__(self, recipe: Recipe, given: Engine | None) -> None:
-        self._settings = recipe.model
-        self._given = given
-        self._opened: Engine | None = None
-
-    @property
-    def engine(self) -> Engine:
-        if self._given is not None:
-            return self._given
-        if self._opened is None:
-            self._opened = open_engine(self._settings)
-        return self._opened
-
-    async def __aenter__(self) -> _LazyEngine:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._opened is not None:
-            await self._opened.close()
-
-
-@dataclass(frozen=True)
-class _Line:
-    """What every stage of a build needs."""
-
-    pipeline: Pipeline
-    database: Database
-    leases: Leases
-    writer: Writer
-    progress: Progress
-    report: Report
-
-    async def generate(self, stage: Stage, model: _LazyEngine) -> None:
-        """Draw the completions that a generation stage lacks."""
-        pipeline, recipe, report = self.pipeline, self.pipeline.recipe, self.report
-        recipe_id = pipeline.chain.recipes[stage.name]
-        level = work.LEVELS[stage.name]
-        unread = 0
-
-        def missing() -> int:
-            counted = work.count(self.database, pipeline.chain, stage.name)
-            return counted.parents * pipeline.chain.samples[stage.name] - counted.rows
-
-        async def draw(claimed: tuple[str, Draw]) -> None:
-            nonlocal unread
-            key, item = claimed
-            request = stage.request(
-                item.parent,
-                id=key,
-                sample_index=item.sample_index,
-                seed=recipe.seed,
-                settings=causes.stage_settings(recipe, stage.name),
-                mode=recipe.model.mode,
-            )
-            report.drawn[stage.name] += 1
-            row = await _complete(model.engine, stage, request)
-            if stage.name == "instructions":
-                row |= dataclasses.asdict(properties(recipe.seed, index_key(item.parent)))
-            row |= {
-                "id": key,
-                "recipe_id": recipe_id,
-                level.parent_id.key: item.parent_id,
-                "sample_index": item.sample_index,
-            }
-            report.failed += row["finish_reason"] == _FAILED
-            unread += row["error"] is not None
-            await self.writer.insert(level.table, row)
-            self.progress.advance(stage.name)
-
-        def pages() -> Iterator[list[tuple[str, Draw]]]:
-            for page in work.pending_draws(self.database, pipeline.chain, stage.name):
-                keyed = {row_key(stage.name, recipe_id, item): item for item in page}
-                mine = self.leases.claim(level.table, list(keyed))
-                yield [(key, item) for key, item in keyed.items() if key in mine]
-
-        if await self._work_off(stage.name, missing, pages, draw, recipe.model.concurrency):
-            drawn = report.drawn[stage.name]
-            self.progress.end(stage.name, f"{drawn} drawn, {drawn - unread} usable")
-
-    async def execute(self, executions: Cause, sandbox: Sandbox, concurrency: int) -> None:
-        """Run the programs that have not been run."""
-        pipeline, report, settings = self.pipeline, self.report, self.pipeline.recipe.sandbox
-        passed = 0
-
-        def missing() -> int:
-            pending, _ = work.count_programs(self.database, pipeline.chain, executions.id)
-            return pending
-
-        async def run(claimed: tuple[str, Program]) -> None:
-            nonlocal passed
-            key, program = claimed
-            job = Job(
-                code=program.code,
-                tests=program.tests,
-                request_id=key,
-                runtime=settings.runtime,
-                limits=settings.limits,
-            )
-            report.programs_run += 1
-            row = await _run(sandbox, job, executions.parameters["fingerprint"])
-            passed += row["verdict"] == "PASSED"
-            row |= {"id": key, "program_key": program.key, "recipe_id": executions.id}
-            await self.writer.insert(models.Execution, row)
-            self.progress.advance("executions")
-
-        def pages() -> Iterator[list[tuple[str, Program]]]:
-            for page in work.pending_programs(self.database, pipeline.chain, executions.id):
-                keyed = {key_of("execution", program.key, executions.id): program for program in page}
-                mine = self.leases.claim(models.Execution, list(keyed))
-                yield [(key, program) for key, program in keyed.items() if key in mine]
-
-        if await self._work_off("executions", missing, pages, run, concurrency):
-            self.progress.end("executions", f"{report.programs_run} run, {passed} passed")
-
-    async def _work_off(
-        self,
-        stage: str,
-        missing: Callable[[], int],
-        pages: Callable[[], Iterator[list[T]]],
-        do: Callable[[T], Awaitable[None]],
-        concurrency: int,
-    ) -> bool:
-        """Do what is missing, and wait for what other workers have claimed.
-
-        Returns:
-            Whether anything was missing.
-        """
-        count = await asyncio.to_thread(missing)
-        if not count:
-            return False
-        self.progress.begin(stage, count)
-        told = False
-        while True:
-            await for_each(pages(), do, min(concurrency, count))
-            count = await asyncio.to_thread(missing)
-            if not count:
-                return True
-            if not told:
-                self.progress.say(f"{stage}: {count} are being made by other builds on this database; waiting for them")
-                told = True
-            await asyncio.sleep(_LOOK_AGAIN_S)
-            await asyncio.to_thread(self.leases.clear_dead)
-
-
-async def _complete(engine: Engine, stage: Stage, request: CompletionRequest) -> dict[str, Any]:
-    """The columns that a completion fills, whether it can be read, cannot, or never came."""
-    row: dict[str, Any] = {"text": "", "prompt_tokens": None, "completion_tokens": None} | _columns(stage.name, None)
-    try:
-        completion = await engine.complete(request)
-    except RequestFailed as failure:
-        return row | {"finish_reason": _FAILED, "error": storable(f"request failed: {failure}")}
-    row["text"] = storable(completion.text)
-    row["finish_reason"] = storable(completion.finish_reason)[:32]
-    row["prompt_tokens"], row["completion_tokens"] = completion.prompt_tokens, completion.completion_tokens
-    try:
-        fields = stage.parse(row["text"], completion.finish_reason)
-    except ParseError as error:
-        return row | {"error": str(error)}
-    return row | {"error": None} | _columns(stage.name, fields)
-
-
-def _columns(stage: str, fields: Fields | None) -> dict[str, Any]:
-    """What a stage reads, as columns; all null where nothing could be read."""
-    match fields:
-        case ConceptsFields(concepts):
-            return {"concepts": list(concepts)}
-        case InstructionFields(instruction):
-            return {"instruction": instruction}
-        case ResponseFields():
-            return dataclasses.asdict(fields) | {"program_key": program_key(fields.code, fields.test_code)}
-    return dict.fromkeys(_COLUMNS[stage])
-
-
-_COLUMNS: dict[str, tuple[str, ...]] = {
-    "concepts": ("concepts",),
-    "instructions": ("instruction",),
-    "responses": (*(item.name for item in dataclasses.fields(ResponseFields)), "program_key"),
-}
-
-
-def row_key(stage: str, recipe_id: str, item: Draw) -> str:
-    """The key of a generated row: stage, parent, recipe and sample index are all its causes."""
-    return key_of(stage, item.parent_id, recipe_id, item.sample_index)
-
-
 def forget_failed(database: Database, pipeline: Pipeline) -> int:
     """Remove the rows of requests that could not be answered, so that the next build asks again.
 
@@ -508,84 +331,11 @@ def forget_failed(database: Database, pipeline: Pipeline) -> int:
     with database.writing() as session:
         for stage, recipe_id in pipeline.chain.recipes.items():
             table = work.LEVELS[stage].table
-            failed = sa.select(table.id).where(table.recipe_id == recipe_id, table.finish_reason == _FAILED)
+            failed = sa.select(table.id).where(table.recipe_id == recipe_id, table.finish_reason == line.FAILED)
             session.execute(sa.delete(models.Judgement).where(models.Judgement.subject_id.in_(failed)))
             removed = session.execute(sa.delete(table).where(table.id.in_(failed)))
             forgotten += int(getattr(removed, "rowcount", 0))
     return forgotten
-
-
-# Execution
-
-
-@contextlib.asynccontextmanager
-async def _sandbox(settings: SandboxSettings, given: Sandbox | None) -> AsyncIterator[tuple[Sandbox, SandboxInfo]]:
-    if given is not None:
-        yield given, await given.info()
-        return
-    # The client itself waits and tries again while the sandbox is overloaded or away, and gives up after that long.
-    patience_s = settings.patience_s
-    config = ClientConfig(timeout_s=None, retry_for_s=patience_s, connect_timeout_s=min(10.0, patience_s))
-    async with connect(settings.address, config) as sandbox:
-        yield sandbox, await sandbox.info()
-
-
-def _execution_cause(settings: SandboxSettings, info: SandboxInfo) -> Cause:
-    runtime = next((runtime for runtime in info.runtimes if runtime.name == settings.runtime), None)
-    if runtime is None:
-        known = ", ".join(runtime.name for runtime in info.runtimes)
-        raise SettingsError(f"[sandbox] runtime: {settings.runtime!r} is not one of the server's: {known}")
-    limits = causes.complete_limits(settings.limits, info.default_limits)
-    for name, most in dataclasses.asdict(info.maximum_limits).items():
-        if getattr(limits, name) > most:
-            raise SettingsError(
-                f"[sandbox] limits {name}: {getattr(limits, name)} is above the server's maximum {most}"
-            )
-    return causes.execution(runtime, limits)
-
-
-def _declare_executions(database: Database, pipeline: Pipeline, executions: Cause) -> None:
-    with database.writing() as session:
-        ensure_recipe(session, executions.stage, executions.parameters)
-        session.get_one(models.Pipeline, pipeline.name).executions_recipe_id = executions.id
-
-
-async def _run(sandbox: Sandbox, job: Job, fingerprint: str) -> dict[str, Any]:
-    try:
-        return _execution_row(await sandbox.run(job))
-    except (InvalidJob, Unsupported) as refusal:
-        # About this program alone (the runtime and the limits were looked at before), and so it would be every time.
-        error = ProgramError(type(refusal).__name__, str(refusal))
-        row = _execution_row(Outcome(Verdict.ERROR, error=error, runtime_fingerprint=fingerprint))
-        return row | {"verdict": REFUSED, "assurance": ""}
-
-
-def _execution_row(outcome: Outcome) -> dict[str, Any]:
-    tests, error, usage = outcome.tests, outcome.error, outcome.usage
-    return {
-        "verdict": outcome.verdict.value,
-        "assurance": outcome.assurance.value,
-        "exit_code": outcome.exit_code,
-        "signal": outcome.signal,
-        "assertions_run": tests.assertions_run if tests else None,
-        "assertions_failed": tests.assertions_failed if tests else None,
-        "first_failure": _storable_values(dataclasses.asdict(tests.first_failure))
-        if tests and tests.first_failure
-        else None,
-        "error_type": storable(error.type) if error else None,
-        "error_message": storable(error.message) if error else None,
-        "error_traceback": storable(error.traceback) if error else None,
-        "stdout": outcome.stdout,
-        "stderr": outcome.stderr,
-        "wall_time_ms": usage.wall_time_ms,
-        "cpu_time_ms": usage.cpu_time_ms,
-        "peak_memory_bytes": usage.peak_memory_bytes,
-        "runtime_fingerprint": outcome.runtime_fingerprint,
-    }
-
-
-def _storable_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: storable(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def _describe(snapshot: Snapshot) -> str:

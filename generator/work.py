@@ -39,6 +39,27 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Where one of several workers begins in a list, so that they meet only when most of it is done.
+
+    Every worker goes through the whole list, from its own place to the end and from the beginning to its place; the
+    places are even, because lists are in the order of keys, which are hashes.
+
+    Attributes:
+        index: which worker, from 0.
+        of: how many there are.
+    """
+
+    index: int = 0
+    of: int = 1
+
+    @property
+    def begin(self) -> str:
+        """The first key of its own."""
+        return f"{self.index * 16**8 // self.of:08x}" if self.index else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
     """Where a generation stage's rows are, and how they are made from the rows above.
 
@@ -172,7 +193,7 @@ def count_programs(database: Database, chain: Chain, recipe_id: str | None) -> t
         return pending, session.scalar(done) or 0
 
 
-def pending_draws(database: Database, chain: Chain, stage: str) -> Iterator[list[Draw]]:
+def pending_draws(database: Database, chain: Chain, stage: str, share: Share) -> Iterator[list[Draw]]:
     """Yield the rows that a generation stage still has to make, a page at a time.
 
     No transaction is held between pages, since a model works meanwhile.
@@ -189,11 +210,11 @@ def pending_draws(database: Database, chain: Chain, stage: str) -> Iterator[list
     if level.above is None:
         query = query.join_from(PipelineSeed, Seed, Seed.id == PipelineSeed.seed_id)
     query = query.join(samples, sa.true())
-    for page in _pages(database, query, place):
+    for page in _pages(database, query, place, share):
         yield [Draw(row[0], row[-1], level.read(*row[1 : len(level.parent)])) for row in page]
 
 
-def pending_programs(database: Database, chain: Chain, recipe_id: str) -> Iterator[list[Program]]:
+def pending_programs(database: Database, chain: Chain, recipe_id: str, share: Share) -> Iterator[list[Program]]:
     """Yield the programs that have not been run under `recipe_id`, a page at a time.
 
     Responses with the same program give it once in a page, but can give it again in a later one as long as it is not
@@ -203,7 +224,7 @@ def pending_programs(database: Database, chain: Chain, recipe_id: str) -> Iterat
     program = (Response.program_key, Response.code, Response.test_code)
     place = (Response.instruction_id, Response.sample_index)
     query = sa.select(*program, *place).where(*_is_usable(chain, "responses"), Response.program_key.is_not(None), ~run)
-    for page in _pages(database, query, place):
+    for page in _pages(database, query, place, share):
         yield list({row.program_key: Program(row.program_key, row.code, row.test_code) for row in page}.values())
 
 
@@ -225,7 +246,15 @@ def _is_usable(chain: Chain, stage: str | None) -> list[Any]:
     ]
 
 
-def _pages(database: Database, query: Any, place: tuple[Any, ...]) -> Iterator[list[sa.Row[Any]]]:
+def _pages(database: Database, query: Any, place: tuple[Any, ...], share: Share) -> Iterator[list[sa.Row[Any]]]:
+    if not share.begin:
+        yield from _pages_of(database, query, place)
+        return
+    yield from _pages_of(database, query.where(place[0] >= share.begin), place)
+    yield from _pages_of(database, query.where(place[0] < share.begin), place)
+
+
+def _pages_of(database: Database, query: Any, place: tuple[Any, ...]) -> Iterator[list[sa.Row[Any]]]:
     query = query.order_by(*place).limit(PAGE_ROWS)
     page_query = query
     while True:

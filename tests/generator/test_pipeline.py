@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from generator import models
 from generator.engines import CompletionRequest, EngineUnavailable, RequestFailed
-from generator.pipeline import REFUSED, Pipeline, Report, build, gather_seeds
+from generator.line import REFUSED
+from generator.pipeline import Pipeline, Report, build, gather_seeds
 from generator.progress import Silent
 from generator.recipe import Recipe
 from generator.store import Database, DatabaseError
