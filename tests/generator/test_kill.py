@@ -45,6 +45,13 @@ def write(folder: Path, url: str, server: ModelServer, seeds: int) -> None:
     (folder / "small.toml").write_text(text)
 
 
+def wait_for_calls(server: ModelServer, calls: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the model was called so often."""
+    while len(server.calls) < calls:
+        assert process.poll() is None, "the build ended early"
+        time.sleep(0.005)
+
+
 def stored(database: Database) -> set[str]:
     with database.reading() as session:
         return {
@@ -88,8 +95,7 @@ def test_ctrl_c_stores_what_is_finished(tmp_path: Path, url: str, database: Data
     with serve_model(delay_s=0.02) as server:
         write(tmp_path, url, server, 40)
         process = start(tmp_path)
-        while len(server.calls) < 10:
-            time.sleep(0.005)
+        wait_for_calls(server, 10, process)
         process.send_signal(signal.SIGINT)
         process.wait()
         answered = set(server.calls)

@@ -15,7 +15,7 @@ from generator.leases import Leases
 from generator.store import Database
 from generator.writer import Writer
 from tests.generator.model_server import serve_model
-from tests.generator.test_kill import start, stored, write
+from tests.generator.test_kill import start, stored, wait_for_calls, write
 
 
 def claim(leases: Leases, *keys: str) -> set[str]:
@@ -134,8 +134,7 @@ def test_when_one_of_two_builds_is_killed_the_other_does_its_share(
     with serve_model(delay_s=0.02) as server:
         write(tmp_path, url, server, seeds)
         builds = [start(tmp_path) for _ in range(2)]
-        while len(server.calls) < 40:
-            time.sleep(0.01)
+        wait_for_calls(server, 40, builds[0])
         builds[0].send_signal(signal.SIGKILL)
         builds[0].wait()
         assert builds[1].wait() == 0
