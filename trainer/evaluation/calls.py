@@ -154,6 +154,7 @@ async def call(
     runtime: str,
     name: str,
     pause_after_ms: int = 0,
+    pause_at: int = 0,
 ) -> Answers:
     """Run `program` and call its function with every input, until one raises or its time is up.
 
@@ -168,6 +169,7 @@ async def call(
         runtime: name of one of its runtimes.
         name: of the sample, for messages.
         pause_after_ms: CPU time after which the answers so far are returned; 0 for never.
+        pause_at: number of calls after which they are; 0 for none.
 
     Raises:
         CannotScore: the sandbox refuses the job.
@@ -180,6 +182,7 @@ async def call(
         "cpu_limits_ms": list(cpu_limits_ms),
         "max_line_bytes": _MAX_LINE_BYTES,
         "pause_after_ms": pause_after_ms,
+        "pause_at": pause_at,
     }
     content = json.dumps(settings).encode()[:-1] + b',"inputs":' + calls.inputs + b"}"
     job = Job(

@@ -10,7 +10,9 @@ whole program the same with `_TASK_LEAST_MS`. A loaded machine makes a program w
 from __future__ import annotations
 
 import asyncio
+import bisect
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -29,6 +31,7 @@ _CALL_LEAST_MS, _CALL_FACTOR = 1_000, 4  # evalplus's default figures, which it 
 _TASK_LEAST_MS = 10_000
 _REFERENCE_MS = 100_000
 _PAUSE_AFTER_MS = 100  # most wrong programs are found out by what they answer in this time
+_LOOK_AFTER_US, _LOOK_WORTH = 50_000, 10  # it is computed twice, so what follows must be so many times as long
 
 CACHE_VARIABLE = "SELFALIGN_REFERENCE_CACHE"
 
@@ -77,15 +80,19 @@ class SameOutputs:
     async def score(self, code: str, name: str, bench: Bench) -> Scored:
         """Run the program on all inputs; see `Check.score`. `details["base"]` is the verdict on the original's."""
         prepared = await bench.references.of(self)
-        answers = await self._call(code, prepared, name, bench, _PAUSE_AFTER_MS)
+        answers = await self._call(
+            code, prepared, name, bench, pause_after_ms=_PAUSE_AFTER_MS, pause_at=_first_look(prepared.expected)
+        )
         if answers.paused:
             scored = self._judge(answers, prepared, len(answers.values))
             if scored.verdict is not Verdict.PASSED:
                 return scored
-            answers = await self._call(code, prepared, name, bench, 0)
+            answers = await self._call(code, prepared, name, bench)
         return self._judge(answers, prepared, len(self.inputs))
 
-    async def _call(self, code: str, prepared: Prepared, name: str, bench: Bench, pause_after_ms: int) -> calls.Answers:
+    async def _call(
+        self, code: str, prepared: Prepared, name: str, bench: Bench, *, pause_after_ms: int = 0, pause_at: int = 0
+    ) -> calls.Answers:
         used_us = prepared.expected.cpu_time_us
         return await calls.call(
             code,
@@ -98,6 +105,7 @@ class SameOutputs:
             runtime=bench.runtime,
             name=name,
             pause_after_ms=pause_after_ms,
+            pause_at=pause_at,
         )
 
     def _judge(self, answers: calls.Answers, prepared: Prepared, number: int) -> Scored:
@@ -176,6 +184,7 @@ class References:
         self._fingerprint = next(one.fingerprint for one in info.runtimes if one.name == runtime)
         self._folder = folder or default_folder()
         self._prepared: dict[SameOutputs, Prepared] = {}
+        self._encoded: dict[SameOutputs, tuple[calls.Calls, Path]] = {}
         self._locks: dict[SameOutputs, asyncio.Lock] = {}
 
     async def of(self, check: SameOutputs) -> Prepared:
@@ -190,14 +199,30 @@ class References:
                 self._prepared[check] = await self._prepare(check)
             return self._prepared[check]
 
+    def known_cost_us(self, check: object) -> int:
+        """CPU time that the reference of a check took when it ran; 0 where none ran yet, or there is none."""
+        if not isinstance(check, SameOutputs):
+            return 0
+        try:
+            with self._place(check)[1].open("rb") as file:
+                return sum(json.loads(file.readline())["cpu_time_us"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def _place(self, check: SameOutputs) -> tuple[calls.Calls, Path]:
+        """The inputs as they are sent, and where the outputs are kept."""
+        if check not in self._encoded:
+            inputs = calls.encode_inputs(check.inputs, typed=check.typed)
+            key = hashlib.sha256()
+            for part in (self._fingerprint, calls.VERSION, check.reference, check.entry_point, str(check.typed)):
+                key.update(part.encode() + b"\0")
+            key.update(inputs)
+            wanted = calls.Calls(check.entry_point, inputs, len(check.inputs), check.typed, check.base)
+            self._encoded[check] = wanted, self._folder / f"{key.hexdigest()[:32]}.jsonl"
+        return self._encoded[check]
+
     async def _prepare(self, check: SameOutputs) -> Prepared:
-        inputs = calls.encode_inputs(check.inputs, typed=check.typed)
-        wanted = calls.Calls(check.entry_point, inputs, len(check.inputs), check.typed, check.base)
-        key = hashlib.sha256()
-        for part in (self._fingerprint, calls.VERSION, check.reference, check.entry_point, str(check.typed)):
-            key.update(part.encode() + b"\0")
-        key.update(inputs)
-        path = self._folder / f"{key.hexdigest()[:32]}.jsonl"
+        wanted, path = self._place(check)
         expected = _read(path, wanted.number)
         if expected is None:
             expected = await self._compute(check, wanted)
@@ -225,6 +250,13 @@ class References:
                 "`selfalign sandbox check` and its greatest limits"
             )
         return Expected(answers.values, answers.cpu_time_us, kinds_of(answers.values))
+
+
+def _first_look(expected: Expected) -> int:
+    """After how many calls to look whether the program is right so far; 0 where waiting for the rest costs little."""
+    spent = list(itertools.accumulate(expected.cpu_time_us))
+    first = bisect.bisect_right(spent, _LOOK_AFTER_US)
+    return first if first and spent[-1] > _LOOK_WORTH * _LOOK_AFTER_US else 0
 
 
 def default_folder() -> Path:

@@ -95,7 +95,10 @@ async def evaluate(
     )
     wanted = [(problem, index) for problem in problems for index in range(source.count(problem))]
     finished = rows.finished()
-    todo = iter([pair for pair in wanted if (pair[0].task_id, pair[1]) not in finished])
+    # What takes longest goes first, so that no slot waits for it in the end.
+    costs = {problem.task_id: bench.references.known_cost_us(problem.check) for problem in problems}
+    unfinished = [pair for pair in wanted if (pair[0].task_id, pair[1]) not in finished]
+    todo = iter(sorted(unfinished, key=lambda pair: -costs[pair[0].task_id]))
     ran = 0
     progress(len(finished), len(wanted))
 

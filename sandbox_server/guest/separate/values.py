@@ -29,8 +29,9 @@ MAX_DEPTH = 150  # below what the recursion limits of json's C code and of a def
 MAX_MESSAGE_BYTES = 64 << 20
 
 _SCALARS = frozenset({int, float, str, bool, type(None)})
+_INTS = frozenset({int, bool})
 _LONG_INT_BITS = 8192  # beyond it, decimal digits cost more than quadratic patience
-_identical = operator.is_
+_identical, _bit_length = operator.is_, int.bit_length
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _from_json = json.JSONDecoder().decode
 
@@ -250,10 +251,11 @@ class Codec:
     def items(self, values: Iterable[Any], depth: int) -> list[Any]:
         """The nodes of several values."""
         values = list(values)
-        if set(map(type, values)) <= _SCALARS and not any(
-            type(value) is int and value.bit_length() > _LONG_INT_BITS for value in values
-        ):
-            return values
+        kinds = set(map(type, values))
+        if kinds <= _SCALARS:
+            numbers = values if kinds <= _INTS else [value for value in values if type(value) is int]
+            if int not in kinds or max(map(_bit_length, numbers)) <= _LONG_INT_BITS:
+                return values
         return [self.encode(value, depth) for value in values]
 
     def _encode_mutable(self, value: Any, shape: Shape, depth: int) -> list[Any]:

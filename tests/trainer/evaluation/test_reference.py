@@ -142,7 +142,7 @@ async def test_long_values_are_compared_by_hash(bench: Bench) -> None:
 @in_sandbox
 async def test_a_program_that_takes_long_is_looked_at_before_it_goes_on(bench: Bench) -> None:
     """One that is wrong early never meets the inputs that take long; one that is right so far meets all."""
-    slow = "def double(x):\n    for _ in range(10**7 if x else 0): pass\n    return {}"
+    slow = "def double(x):\n    for _ in range(2 * 10**7 if x else 0): pass\n    return {}"
     against = check(DOUBLE, 0, 1, 2, 3)
 
     early = await score(bench, slow.format("7"), against)
@@ -152,6 +152,20 @@ async def test_a_program_that_takes_long_is_looked_at_before_it_goes_on(bench: B
     assert (early.verdict, early.details["inputs"], early.details["base"]) == ("FAILED", 2, "FAILED")
     assert (late.verdict, late.details["inputs"], late.details["first_failure"]["input"]) == ("FAILED", 4, 3)
     assert (never.verdict, never.details["inputs"]) == ("PASSED", 4)
+
+
+@pytest.mark.nsjail
+@in_sandbox
+async def test_a_program_is_looked_at_before_the_inputs_that_took_its_reference_long(bench: Bench) -> None:
+    """However fast it is itself; one that is right meets them too."""
+    slow = "def double(x):\n    for _ in range(2 * 10**7 if x >= 2 else 0): pass\n    return x * 2"
+    against = check(slow, 0, 1, *range(2, 8))
+
+    wrong = await score(bench, "def double(x): return 7", against)
+    right = await score(bench, DOUBLE, against)
+
+    assert (wrong.verdict, wrong.details["inputs"]) == ("FAILED", 2)
+    assert (right.verdict, right.details["inputs"]) == ("PASSED", 8)
 
 
 @pytest.mark.nsjail
@@ -170,9 +184,12 @@ async def test_outputs_of_a_reference_are_computed_once(bench: Bench, tmp_path: 
     (kept,) = tmp_path.iterdir()  # noqa: ASYNC240
 
     nowhere = FakeSandbox()
-    again = (await References(nowhere, bench.info, "python", tmp_path).of(against)).expected
+    anew = References(nowhere, bench.info, "python", tmp_path)
+    again = (await anew.of(against)).expected
 
     assert again == expected
+    assert anew.known_cost_us(against) == sum(expected.cpu_time_us)
+    assert anew.known_cost_us(check("def double(x): return x + x")) == anew.known_cost_us("another kind") == 0
     assert nowhere.started == []
     kept.write_bytes(kept.read_bytes()[:-5] + b"\n")
     assert (await References(bench.sandbox, bench.info, "python", tmp_path).of(against)).expected == expected

@@ -105,6 +105,18 @@ async def test_every_verdict_is_a_row_and_the_score_adds_up(database: Database) 
     assert failed.details["first_failure"]["left"] == "None"
 
 
+async def test_what_took_its_reference_longest_goes_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the last slot does not work alone; the report keeps the benchmark's order."""
+    costs = {problem.check: cost for problem, cost in zip(PROBLEMS, (3, 9, 0, 5, 9, 1), strict=True)}
+    monkeypatch.setattr("trainer.evaluation.reference.References.known_cost_us", lambda self, check: costs[check])
+    sandbox = FakeSandbox(judged)
+
+    report = await score(sandbox, database, concurrency=1)
+
+    assert [job.request_id for job in sandbox.jobs[::2]] == ["T/1#0", "T/4#0", "T/3#0", "T/0#0", "T/5#0", "T/2#0"]
+    assert [sample.task_id for sample in report.samples[::2]] == [problem.task_id for problem in PROBLEMS]
+
+
 async def test_a_second_run_runs_nothing_and_says_the_same(database: Database) -> None:
     first = await score(FakeSandbox(judged), database)
     idle = FakeSandbox(judged)

@@ -35,7 +35,8 @@ def _read_plus(row: dict[str, Any], version: str) -> Problem:
     words = row["prompt"].strip().strip('"').strip()
     task, _, example = words.partition("\nassert ")
     number = int(row["task_id"].partition("/")[2])
-    inputs = [mbpp_arguments(number, given) for given in (*row["base_input"], *row["plus_input"])]
+    given = [*row["base_input"], *row["plus_input"]]
+    inputs = [mbpp_arguments(number, arguments) for arguments in given]
     return Problem(
         task_id=row["task_id"],
         instruction=_instruction(task, f"assert {example}"),
@@ -48,7 +49,7 @@ def _read_plus(row: dict[str, Any], version: str) -> Problem:
             base=len(row["base_input"]),
             atol=row["atol"],
             rules=_RULES[version],
-            typed=True,
+            typed=any(made is not plain for made, plain in zip(inputs, given, strict=True)),
         ),
         text=row["prompt"] + row["canonical_solution"],
     )

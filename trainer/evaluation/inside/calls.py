@@ -10,7 +10,7 @@ before the program starts. Answers go to `ANSWERS`, a JSON list on each line:
     ["!", type, message]        this was raised, by the call or by the program itself; nothing follows
     ["syntax", message, line]   the program does not compile
     ["time"]                    the call used up its CPU time; nothing follows
-    ["pause"]                   it takes long: let what is here be looked at first; nothing follows
+    ["pause"]                   it takes long, or will: let what is here be looked at first; nothing follows
     ["done", cpu_us...]         every input was answered
 
 All of it comes from the program's own interpreter, so it is a claim and no more: whoever reads it compares the values
@@ -159,7 +159,7 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
     answers.add("loaded")
     signal.signal(signal.SIGPROF, _stop)
     base, typed, largest = settings["base"], settings["typed"], settings["max_line_bytes"]
-    pause_ns = 1_000_000 * settings["pause_after_ms"]
+    pause_ns, pause_at = 1_000_000 * settings["pause_after_ms"], settings["pause_at"]
     began = flushed = _cpu_ns()
     used = []
     for index, (given, limit_ms) in enumerate(zip(settings["inputs"], settings["cpu_limits_ms"], strict=True)):
@@ -184,7 +184,7 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
             return
         answers.add_line(_line(value, largest))
         del value
-        if pause_ns and ended - began > pause_ns:
+        if index + 1 == pause_at or (pause_ns and ended - began > pause_ns):
             answers.add("pause")
             return
         if index + 1 == base or ended - flushed > _FLUSH_NS:
