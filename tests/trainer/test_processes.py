@@ -53,7 +53,16 @@ def test_two_processes_learn_what_one_does(
     programs = Path(sys.executable).parent  # which need not be on PATH
     selfalign = [programs / "selfalign", "train", "--recipe", recipe_path, "--db", url, "--output", together]
     done = subprocess.run(
-        [programs / "accelerate", "launch", "--config_file", config, "--main_process_port", "0", "--no_python", *selfalign],
+        [
+            programs / "accelerate",
+            "launch",
+            "--config_file",
+            config,
+            "--main_process_port",
+            "0",
+            "--no_python",
+            *selfalign,
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
