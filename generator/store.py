@@ -112,18 +112,45 @@ def open_database(url: str, *, create: bool = False) -> Database:
     return database
 
 
+def open_read_only(url: str) -> Database:
+    """Open a database that is there, in a way that cannot change it: the file is opened so, and so is every transaction.
+
+    Raises:
+        DatabaseError: as `open_database`.
+    """
+    from generator import schema
+
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = _sqlite_read_only(parsed)
+    else:
+        engine = _postgresql(parsed).execution_options(postgresql_readonly=True)
+    database = Database(engine)
+    try:
+        _reach(database)
+        schema.ensure(database, create=False)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 def connect(url: str, *, create: bool) -> Database:
     """Open a database without looking at its schema; see `open_database`."""
     parsed = parse_url(url)
     engine = _sqlite(parsed, create=create) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
     database = Database(engine)
+    _reach(database)
+    return database
+
+
+def _reach(database: Database) -> None:
     try:
-        with engine.connect():
+        with database.engine.connect():
             pass
     except DBAPIError as error:
         database.close()
         raise DatabaseError(f"{database.name}: {explain(error)}") from error
-    return database
 
 
 def parse_url(url: str) -> sa.URL:
@@ -177,6 +204,8 @@ def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
         _write_ahead(connection)
         for pragma in (
             "synchronous = normal",  # a commit survives the end of any process; only a power cut may take the last ones
+            # Keys are hashes, so every commit touches pages all over: the longer the log, the more a copy back has in one.
+            "wal_autocheckpoint = 8000",
             "foreign_keys = on",
             "cache_size = -65536",
             "temp_store = memory",
@@ -188,6 +217,32 @@ def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
         writes = connection.get_execution_options().get("selfalign_writes")
         # A deferred transaction that starts to write after it has read fails at once when another has written.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _sqlite_read_only(url: sa.URL) -> sa.Engine:
+    path = Path(url.database or "").absolute()
+    if not path.exists():
+        raise DatabaseError(f"no database at {path}; `selfalign build` makes one")
+    # Readers of a write-ahead log share a file beside it. Where that can be neither found nor made nobody can be writing
+    # either, and the file is read as one that does not change.
+    log = path.with_name(path.name + "-wal")
+    alone = not os.access(path.parent, os.W_OK) and not log.exists()
+    uri = f"{path.as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
+
+    def open_file() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+        connection.isolation_level = None
+        for pragma in ("query_only = on", "cache_size = -65536", "temp_store = memory"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    engine = sa.create_engine(url, poolclass=QueuePool, creator=open_file)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
     return engine
 
