@@ -34,7 +34,7 @@ def lines(markdown: str) -> Iterator[Line]:
     number = -1
     # Not splitlines(): a form feed or U+2028 inside a string literal ends no line of Markdown or Python.
     for text in markdown.replace("\r\n", "\n").split("\n"):
-        match = _FENCE.match(text)
+        match = _FENCE.match(text) if "```" in text or "~~~" in text else None
         if opener is None:
             # A backtick fence's info string holds no backtick, else it is inline code.
             if match and not (match["fence"][0] == "`" and "`" in match["info"]):

@@ -22,25 +22,30 @@ async def for_each(pages: Iterator[list[T]], work: Callable[[T], Awaitable[None]
     """
     waiting: list[T] = []
     exhausted = False
-    turn = asyncio.Lock()
+    fetching: asyncio.Task[None] | None = None
 
-    async def take() -> T | None:
-        nonlocal waiting, exhausted
-        async with turn:
+    async def fetch() -> None:
+        nonlocal waiting, exhausted, fetching
+        page = await asyncio.to_thread(next, pages, None)
+        exhausted = page is None
+        waiting = list(reversed(page or []))
+        fetching = None
+
+    async def worker(group: asyncio.TaskGroup) -> None:
+        nonlocal fetching
+        while True:
             while not waiting and not exhausted:
-                page = await asyncio.to_thread(next, pages, None)
-                exhausted = page is None
-                waiting = list(reversed(page or []))
-            return waiting.pop() if waiting else None
-
-    async def worker() -> None:
-        while (item := await take()) is not None:
-            await work(item)
+                # All wait for one task, and go on together: rows that are finished together share a commit.
+                fetching = fetching or group.create_task(fetch())
+                await fetching
+            if not waiting:
+                return
+            await work(waiting.pop())
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(worker())
+                group.create_task(worker(group))
     except BaseExceptionGroup as failures:
         # Several workers usually fail for the same reason, such as a server that went away.
         raise failures.exceptions[0] from None

@@ -14,5 +14,7 @@ def key_of(kind: str, *causes: Any) -> str:
         kind: what the key is for; keys of different kinds never meet.
         causes: everything that changes the result, in a fixed order. Mappings are hashed by sorted key.
     """
-    text = json.dumps([kind, *causes], sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_encode([kind, *causes]).encode(), digest_size=16).hexdigest()
+
+
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode

@@ -47,6 +47,7 @@ class ParseError(ValueError):
     """A completion cannot be used; the message says why, in words that are worth counting."""
 
 
+@lru_cache(maxsize=1024)  # all samples of one parent ask for it
 def index_key(parent: Parent) -> str:
     """What draws depend on: the parent's content, so that they outlive changes of row keys.
 
@@ -75,7 +76,6 @@ def sampling_seed(seed: int, stage: str, index_key: str, sample_index: int) -> i
     return _draw(seed, f"{stage} sample {sample_index}", index_key) % 2**31
 
 
-@lru_cache(maxsize=1024)  # all samples of one parent have the same prompt
 def choose_examples(seed: int, stage: str, index_key: str, count: int) -> tuple[Example, ...]:
     """Draw `count` of the worked examples in a random order."""
     return tuple(sorted(examples(), key=lambda example: _draw(seed, f"{stage} {example.name}", index_key))[:count])
@@ -141,7 +141,7 @@ class Stage(ABC):
             stop=self.stop(mode),
             seed=sampling_seed(seed, self.name, key, sample_index),
         )
-        prompt = self.prompt(parent, seed=seed, index_key=key, settings=settings, mode=mode)
+        prompt = _prompt(self, parent, seed, key, settings, mode)
         return CompletionRequest(id, prompt, sampling)
 
     def parse(self, text: str, finish_reason: str) -> Fields:
@@ -305,6 +305,12 @@ _PART = re.compile(
     r"(?:(?<=:)[*]*[ \t]*(?P<rest>.*)|[ \t]*)$",
     flags=re.IGNORECASE,
 )
+_PART_BEGINS = frozenset("#*[")
+
+
+@lru_cache(maxsize=1024)  # all samples of one parent have the same one
+def _prompt(stage: Stage, parent: Parent, seed: int, index_key: str, settings: StageSettings, mode: Mode) -> Prompt:
+    return stage.prompt(parent, seed=seed, index_key=index_key, settings=settings, mode=mode)
 
 
 def _draw(seed: int, purpose: str, key: str) -> int:
@@ -326,7 +332,7 @@ def _parts(text: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     current: list[str] | None = None
     for line in codeblocks.lines(text):
-        match = _PART.match(line.text) if line.block is None else None
+        match = _PART.match(line.text) if line.block is None and line.text[:1] in _PART_BEGINS else None
         if match:
             part = match["part"].capitalize()
             if part in found:

@@ -206,6 +206,8 @@ def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
             "synchronous = normal",  # a commit survives the end of any process; only a power cut may take the last ones
             # Keys are hashes, so every commit touches pages all over: the longer the log, the more a copy back has in one.
             "wal_autocheckpoint = 8000",
+            # Keys are hashes, so every commit touches pages all over: the longer the log, the more a copy back has in one.
+            "wal_autocheckpoint = 8000",
             "foreign_keys = on",
             "cache_size = -65536",
             "temp_store = memory",
