@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +24,8 @@ _UNLIMITED = 1 << 62
 _SMALL = 64 << 20  # bytes of memory: a limit below may be less than a jail itself holds
 _V1_CONTROLLERS = ("memory", "pids", "cpuacct")
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
+_REMOVE_SECONDS = 10.0  # a loaded host takes its time to bury the dead
+_logger = logging.getLogger(__name__)
 
 
 class Group(Protocol):
@@ -274,14 +278,16 @@ class _NoGroup:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A server's own group, below which its slots' are."""
+    """A process' own group, below which its slots' are; sandboxes of one process share it."""
 
     version: Version
     folders: dict[str, Path]  # by controller; v2 has one, under ""
     reason: str = ""  # with "none": why there is no better
+    _names: set[str] = field(default_factory=set)
 
     def group(self, name: str) -> Group:
-        """A new group for a slot."""
+        """A new group for a slot; no two of a process may have one name."""
+        self._names.add(name)
         if self.version == "v1":
             return _GroupV1({controller: folder / name for controller, folder in self.folders.items()})
         if self.version == "v2":
@@ -289,9 +295,12 @@ class Parent:
         return _NoGroup()
 
     def remove(self) -> None:
-        """Remove it, and whatever is left in it."""
+        """Remove what is left of its slots' groups, and itself when no other sandbox of this process is in it."""
         for folder in self.folders.values():
-            _remove_tree(folder)
+            for name in self._names:
+                _remove_tree(folder / name)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def open_parent(wanted: Literal["auto", "v2", "v1", "none"] = "auto") -> Parent:
@@ -403,15 +412,31 @@ def _remove_tree(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Kill all inside and remove; a group of dying processes is busy for a moment."""
-    for _ in range(200):
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while True:
         try:
             folder.rmdir()
             return
         except FileNotFoundError:
             return
-        except OSError:
-            with contextlib.suppress(OSError):
-                for pid in (folder / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), 9)
-            time.sleep(0.005)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                _logger.warning("a control group cannot be removed: %s", error)
+                return
+        _kill(folder)
+        time.sleep(0.005)
+
+
+def _kill(folder: Path) -> None:
+    """Kill all inside: on v2 at once, since Linux 5.14; else one after another."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"1")
+        finally:
+            os.close(fd)
+        return
+    with contextlib.suppress(OSError):
+        for pid in (folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)

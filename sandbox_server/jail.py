@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import secrets
@@ -21,6 +22,7 @@ from sandbox_server.slot import Slot
 from sandbox_server.tasks import to_the_end
 
 _log = logging.getLogger(__name__)
+_numbers = itertools.count(1)  # of jails, whichever sandbox of this process they are in
 _MIB = 1 << 20
 # Far above what a system hands out, so that no account of the host shares a file or a process limit with a program.
 _FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
@@ -28,6 +30,22 @@ _BOOT = (
     "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
     "main(int(sys.argv[1]), 'nested' in sys.argv, 'apart' in sys.argv, sys.argv[2:])"
 )
+_NAMESPACES = {
+    "user": "user",
+    "pid": "pid",
+    "mnt": "mount",
+    "net": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroup": "cgroup",
+}
+# A program that says what holds it: namespaces by what names them in /proc, filter and privileges by the kernel's word.
+_LOOK = f"""
+import os
+for kind in {tuple(_NAMESPACES)}:
+    print(kind, os.readlink(f"/proc/self/ns/{{kind}}"))
+print(open("/proc/self/status").read())
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +140,7 @@ class _Jails:
         self._running: set[asyncio.Task[Outcome]] = set()
         self._closed = False
         self._nested = settings.warm
+        self._namespaces: tuple[str, ...] = ()
         self._started = 0
         self._lost = 0
 
@@ -165,6 +184,17 @@ class _Jails:
             seen = await self.run(job)
             if seen.verdict is not wanted or seen.exit_code:
                 raise Unavailable(f"runtime {name!r} fails its self-test: {seen}")
+        # Every jail has the guest's interpreter, one for commands too.
+        await self._look_around(runtime, self._limits(job))
+
+    async def _look_around(self, runtime: runtimes.Runtime, limits: Limits) -> None:
+        """Learn from inside a jail what holds a program, and refuse to serve when a wall is missing."""
+        seen = await self._once(Job(code=_LOOK), runtime, limits, 0)
+        lines = (line.split(None, 1) for line in seen.stdout.decode(errors="replace").splitlines())
+        facts = {line[0]: line[1] for line in lines if len(line) == 2}
+        self._namespaces, problems = _walls(facts)
+        if problems:
+            raise HostUnfit(f"a program here is not held: {'; '.join(problems)}")
 
     async def run(self, job: Job) -> Outcome:
         """Run one job; see `Sandbox.run`."""
@@ -213,14 +243,14 @@ class _Jails:
         infos = [runtime.info() for runtime in self._runtimes.values()]
         return SandboxInfo(
             version=_version(),
-            runtimes=tuple(replace(info, warm=info.warm and self._nested) for info in infos),
+            runtimes=tuple(replace(info, warm=self._nested) for info in infos),
             default_limits=self._settings.default_limits,
             maximum_limits=self._settings.maximum_limits,
             slots=self._slots,
             queue_size=0,
             judges=(Judge.SAME_INTERPRETER, Judge.SEPARATE),
             isolation=Isolation(
-                namespaces=("user", "pid", "mount", "net", "ipc", "uts", "cgroup"),
+                namespaces=self._namespaces,
                 seccomp=True,
                 cgroup=self._parent.version,
                 rootless=rootless,
@@ -327,7 +357,7 @@ class _Jails:
                 proc="" if nested else "hidepid=invisible,subset=pid",
             )
 
-        group = self._parent.group(f"jail-{self._started}")
+        group = self._parent.group(f"jail-{next(_numbers)}")
         return await Slot.start(jail, group, self._filter, nested)
 
     def _limits(self, job: Job) -> Limits:
@@ -373,6 +403,28 @@ def _request(job: Job, nonce: str, side: str = "") -> bytes:
         "nonce": nonce,
     }
     return wire.pack(header, [code, tests, *(file.content for file in job.files)])
+
+
+def _walls(facts: dict[str, str]) -> tuple[tuple[str, ...], list[str]]:
+    """What a program's look at itself proves.
+
+    Args:
+        facts: what `_LOOK` prints, by the first word of each line.
+
+    Returns:
+        The namespaces that are not the server's own; and what is missing.
+    """
+    own = {kind: str(Path("/proc/self/ns", kind).readlink()) for kind in _NAMESPACES}
+    apart = tuple(name for kind, name in _NAMESPACES.items() if facts.get(kind, own[kind]).strip() != own[kind])
+    problems = [f"the server's {name} namespace is its own" for name in _NAMESPACES.values() if name not in apart]
+    wanted = (
+        ("Seccomp:", "2", "no system call filter"),
+        ("NoNewPrivs:", "1", "it can gain privileges by exec"),
+        ("CapEff:", "0" * 16, "it has capabilities"),
+        ("CapBnd:", "0" * 16, "it can gain capabilities"),
+    )
+    problems += [problem for field, value, problem in wanted if facts.get(field, "").strip() != value]
+    return apart, problems
 
 
 def _first_uid(slots: int) -> int:

@@ -78,7 +78,7 @@ class Runtime:
             interpreter=f"CPython {self.version}" if is_python else "",
             packages=self.packages,
             fingerprint=self.fingerprint,
-            warm=is_python,
+            warm=True,
         )
 
 

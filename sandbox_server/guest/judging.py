@@ -315,11 +315,19 @@ def _hide_our_frames(told: "traceback.TracebackException | None", depth: int = 0
 
 
 def print_error(error: BaseException, frames: "types.TracebackType | None" = None) -> None:
-    """Show an exception on stderr as the interpreter would."""
+    """Show an exception on stderr as the interpreter would, but never so much that this alone reaches a limit."""
     try:
-        sys.stderr.write(_format(error, frames))
+        sys.stderr.write(abridge(_format(error, frames)))
     except BaseException:
         pass  # the program closed or replaced its stderr
+
+
+def abridge(text: str) -> str:
+    """A traceback's text, without its middle when it is long."""
+    if len(text) <= _TRACEBACK:
+        return text
+    half = _TRACEBACK // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters ...\n{text[-half:]}"
 
 
 def own_frames(frames: "types.TracebackType | None") -> "types.TracebackType | None":

@@ -91,6 +91,8 @@ class Watch:
             sub_test(result, test, part, error)
 
         base.addError, base.addFailure, base.addSubTest = on_error, on_failure, on_sub_test
+        to_text = base._exc_info_to_string
+        base._exc_info_to_string = lambda result, error, test: judging.abridge(to_text(result, error, test))
 
     def _swallowed(self, error: BaseException) -> None:
         if self._error is None:

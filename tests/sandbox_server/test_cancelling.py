@@ -88,7 +88,7 @@ def descriptors() -> int:
 
 def control_groups() -> list[Path]:
     """Control groups of this process' sandboxes."""
-    return list(Path("/sys/fs/cgroup").glob(f"*/selfalign-{os.getpid()}-*"))
+    return list(Path("/sys/fs/cgroup").rglob(f"selfalign-{os.getpid()}-*"))
 
 
 @pytest.fixture

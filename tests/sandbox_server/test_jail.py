@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sandbox_server import jail
-from sandbox_server.errors import InvalidJob, Unavailable, Unsupported
+from sandbox_server.errors import HostUnfit, InvalidJob, Unavailable, Unsupported
 from sandbox_server.jail import SandboxConfig, open_sandbox
 from sandbox_server.jobs import Assurance, File, Job, LimitsRequest, Outcome, Verdict
 from sandbox_server.sandbox import Sandbox
@@ -54,13 +54,9 @@ def jails() -> set[int]:
     return {int(line.split()[0]) for line in found.stdout.decode().splitlines() if "nsjail" in line}
 
 
-def groups() -> list[Path]:
-    """Control groups of this project's that are there now and that no living process owns."""
-    return [
-        folder
-        for folder in Path("/sys/fs/cgroup").rglob("selfalign-*-*")
-        if not Path("/proc", folder.name.split("-")[1]).exists() or folder.name.split("-")[1] == str(os.getpid())
-    ]
+def groups(pid: int) -> list[Path]:
+    """Control groups of the sandboxes of process `pid`."""
+    return list(Path("/sys/fs/cgroup").rglob(f"selfalign-{pid}-*"))
 
 
 # Limits
@@ -369,6 +365,16 @@ async def test_a_slot_is_renewed_after_its_share_of_runs() -> None:
         assert jails() != first
 
 
+async def test_two_sandboxes_of_one_process_do_not_disturb_each_other() -> None:
+    async with opened() as first:
+        async with opened() as second:
+            task = asyncio.ensure_future(run(first, "x = bytearray(100 << 20)", memory_bytes=300 * MIB))
+            small = await run(second, "x = bytearray(100 << 20)", memory_bytes=64 * MIB)
+            assert (await task).verdict is Verdict.EXITED
+            assert small.verdict is Verdict.MEMORY_LIMIT
+        assert (await first.run(PASSING)).verdict is Verdict.PASSED
+
+
 async def test_closing_leaves_nothing_behind() -> None:
     async with opened(slots=2) as sandbox:
         task = asyncio.ensure_future(run(sandbox, "import time\ntime.sleep(60)"))
@@ -377,7 +383,7 @@ async def test_closing_leaves_nothing_behind() -> None:
     with pytest.raises((asyncio.CancelledError, Unavailable)):
         await task
     assert jails() == set()
-    assert groups() == []
+    assert groups(os.getpid()) == []
     with pytest.raises(Unavailable):
         await sandbox.run(PASSING)
 
@@ -416,6 +422,7 @@ async def test_a_killed_server_takes_its_jails_along_and_the_next_clears_up() ->
     await asyncio.sleep(0.5)
     family = list(descendants(server.pid))
     assert len(family) >= 6  # two slots of nsjail, zygote, init and program
+    own_groups = groups(server.pid)
 
     server.kill()
     server.wait()
@@ -426,7 +433,8 @@ async def test_a_killed_server_takes_its_jails_along_and_the_next_clears_up() ->
         assert time.monotonic() < deadline, "jails outlive their server"
         await asyncio.sleep(0.05)
     async with opened() as sandbox:
-        assert [folder for folder in groups() if folder.name.split("-")[1] == str(server.pid)] == []
+        assert own_groups or (await sandbox.info()).isolation.cgroup == "none"
+        assert groups(server.pid) == []
         assert (await sandbox.run(PASSING)).verdict is Verdict.PASSED
 
 
@@ -477,8 +485,30 @@ async def test_info_tells_what_is_in_force() -> None:
     assert [runtime.name for runtime in info.runtimes] == ["python"]
     assert info.runtimes[0].interpreter == f"CPython {sys.version.split()[0]}"
     assert info.isolation.seccomp
-    assert "pid" in info.isolation.namespaces
+    assert info.isolation.namespaces == ("user", "pid", "mount", "net", "ipc", "uts", "cgroup")
     assert json.dumps([info.version, info.runtimes[0].fingerprint])
+
+
+@pytest.mark.parametrize(
+    ("line", "wall"),
+    [
+        ("print('net', os.readlink('/proc/self/ns/net'))", ""),
+        ("print('net', NET)", "the server's net namespace"),
+        ("print('Seccomp: 0')", "no system call filter"),
+        ("print('CapEff: 0000000000000001')", "has capabilities"),
+    ],
+)
+async def test_a_wall_that_is_missing_keeps_it_from_opening(
+    monkeypatch: pytest.MonkeyPatch, line: str, wall: str
+) -> None:
+    """What a program sees of its own namespaces, filter and rights is looked at, not assumed."""
+    own = os.readlink("/proc/self/ns/net")  # noqa: PTH115
+    monkeypatch.setattr(jail, "_LOOK", f"{jail._LOOK}\n{line.replace('NET', repr(own))}\n")
+
+    with pytest.raises(HostUnfit, match=wall) if wall else contextlib.nullcontext():
+        async with opened():
+            pass
+    assert jails() == set()
 
 
 async def test_outcomes_carry_request_fingerprint_and_assurance() -> None:

@@ -72,7 +72,12 @@ CASES = (
     Case("a failure in a thread fails", V.FAILED, ADD, "import threading\ndef f():\n    assert add(1, 1) == 3\nt = threading.Thread(target=f)\nt.start()\nt.join()", 1, 1),
     Case("a raised AssertionError of the tests fails", V.FAILED, ADD, "if add(1, 2) != 4:\n    raise AssertionError('no')", 1, 1),
     Case("a failure that the exit status hides fails", V.FAILED, ADD, "import sys\ntry:\n    assert add(1, 2) == 4\nfinally:\n    sys.exit(0)", 1, 1, exit_code=0),
+    Case("a failure with a huge message fails", V.FAILED, ADD, "assert add(1, 2) == 4, 'x' * (4 << 20)", 1, 1),
+    Case("a failure with huge sides fails", V.FAILED, ADD, "assert add([1], [2]) * 999_999 == []", 1, 1),
+    Case("a unittest failure with a huge message fails", V.FAILED, ADD, "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(add(1, 2), 4, 'x' * (4 << 20))", 1, 1),
     # Errors.
+    Case("an exception with a huge message is an error", V.ERROR, "raise ValueError('x' * (4 << 20))", "assert True == 1", error="ValueError"),
+    Case("a unittest error with a huge message is an error", V.ERROR, ADD, "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        raise ValueError('x' * (4 << 20))", 0, 0, error="ValueError"),
     Case("an exception of the code is an error", V.ERROR, "1 / 0", "assert True == 1", error="ZeroDivisionError", exit_code=1),
     Case("an exception of the tests is an error", V.ERROR, ADD, "assert add(1) == 2", 0, 0, error="TypeError"),
     Case("an assertion of the code is an error", V.ERROR, "def f(x):\n    assert x > 0", "assert f(-1) is None", 0, 0, error="AssertionError"),
