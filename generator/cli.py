@@ -107,12 +107,34 @@ def plan(recipe_path: str, url: str, as_json: bool, **model: str | None) -> None
 @_where
 @_model
 @click.option("--retry-failed", is_flag=True, help="Ask again for completions that could not be had before.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where the stages run: this process, or the workers of a Ray cluster.",
+)
+@click.option(
+    "--address", default="", metavar="HOST:PORT", help="Ray cluster.  [RAY_ADDRESS, else one on this machine]"
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Ray workers.  [one for each CPU of the cluster]")
 @_json
-def build(recipe_path: str, url: str, retry_failed: bool, as_json: bool, **model: str | None) -> None:
+def build(
+    recipe_path: str,
+    url: str,
+    retry_failed: bool,
+    executor: str,
+    address: str,
+    workers: int | None,
+    as_json: bool,
+    **model: str | None,
+) -> None:
     """Make everything that the recipe asks for and the database does not have.
 
     Every finished row is stored at once, so that Ctrl-C, a crash or kill -9 lose none.
     """
+    if executor != "ray" and (address or workers):
+        raise click.UsageError("--address and --workers are for --executor ray")
     import asyncio
 
     with _user_errors(go_on=True):
@@ -124,7 +146,15 @@ def build(recipe_path: str, url: str, retry_failed: bool, as_json: bool, **model
             if retry_failed:
                 building.forget_failed(database, building.Pipeline(recipe))
             with contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr) as progress:
-                report = asyncio.run(building.build(recipe, database, progress))
+                if executor == "ray":
+                    from generator.on_ray import ClusterError, build_on_ray
+
+                    try:
+                        report = build_on_ray(recipe, database, progress, address=address, workers=workers or 0)
+                    except ClusterError as error:
+                        raise click.ClickException(f"{error} ({_GO_ON})") from None
+                else:
+                    report = asyncio.run(building.build(recipe, database, progress))
     if as_json:
         _print_json(_plain_report(report))
         return
@@ -377,6 +407,8 @@ def _summary(report: Report) -> str:
     parts = [f"{report.completions_drawn} completions drawn", f"{report.programs_run} programs run"]
     if report.failed:
         parts.append(f"{report.failed} requests failed (--retry-failed asks again)")
+    if report.workers_lost:
+        parts.append(f"{report.workers_lost} workers lost and replaced")
     return ", ".join(parts) + f"; {_snapshot_words(report)}"
 
 

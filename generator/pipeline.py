@@ -93,6 +93,7 @@ class Report:
         seeds_gathered: seeds that the source holds; None where it was not looked at again.
         drawn: completions that the model was asked for, by stage; `failed` of them could not be had.
         programs_run: runs in the sandbox.
+        workers_lost: of a cluster, whose places others took.
         snapshot: None when the build did not come so far.
     """
 
@@ -101,6 +102,7 @@ class Report:
     drawn: dict[str, int] = field(default_factory=lambda: {stage.name: 0 for stage in STAGES})
     failed: int = 0
     programs_run: int = 0
+    workers_lost: int = 0
     snapshot: Snapshot | None = None
 
     def add(self, stage: str, tally: Tally) -> None:
