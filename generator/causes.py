@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generator.recipe import ModelSettings, Recipe, SeedSettings, StageSettings
+from generator.checks import VERSION as CHECKS_VERSION
+from generator.checks import are_wanted
+from generator.clean_up import VERSION as CLEAN_UP_VERSION
+from generator.mutants import VERSION as MUTANTS_VERSION
+from generator.recipe import DatasetSettings, ModelSettings, Recipe, SeedSettings, StageSettings
 from generator.stages import Stage
 from generator.store import recipe_key
 from sandbox_server.jobs import Limits, LimitsRequest, RuntimeInfo
@@ -72,11 +76,37 @@ def execution(runtime: RuntimeInfo, limits: Limits) -> Cause:
     )
 
 
+def checks(recipe: Recipe, responses: Cause, executions: Cause) -> tuple[Cause, ...]:
+    """What is run of answers that passed their own tests, and before it how: the last is the checks' own recipe.
+
+    Empty where nothing is. Faults and repetitions run otherwise than answers do; what runs alike is run once.
+    """
+    settings, how = recipe.selection, executions.parameters
+    if not are_wanted(settings):
+        return ()
+    limits = how["limits"]
+    short = limits | {"cpu_time_ms": min(settings.mutant_cpu_time_ms, limits["cpu_time_ms"])}
+    mutants = Cause(executions.stage, how | {"limits": short})
+    repeats = Cause(executions.stage, how | {"repeat": settings.repeat})
+    parameters: dict[str, Any] = {"version": CHECKS_VERSION, "responses": responses.id, "executions": executions.id}
+    if settings.agreement:
+        parameters |= {"agreement": True, "samples": recipe.responses.samples}
+    if settings.mutants:
+        parameters |= {"mutants": settings.mutants, "operators": MUTANTS_VERSION, "mutant_executions": mutants.id}
+    if settings.repeat > 1:
+        parameters |= {"repeat": settings.repeat, "repeat_executions": repeats.id}
+    return mutants, repeats, Cause("checks", parameters)
+
+
 def selection(recipe: Recipe, filters: Iterable[tuple[str, str]], before: Iterable[Cause]) -> Cause:
     """How pairs are chosen, and from what: the recipes of all stages before are named."""
     parameters: dict[str, Any] = {cause.stage: cause.id for cause in before}
     parameters["filters"] = [list(entry) for entry in filters]
     parameters["sections"] = list(recipe.dataset.sections)
+    usual = DatasetSettings()
+    drawn = {name: getattr(recipe.dataset, name) for name in ("sections_dropped", "assertions_shown", "comments")}
+    if changed := {name: value for name, value in drawn.items() if value != getattr(usual, name)}:
+        parameters["clean_up"] = changed | {"version": CLEAN_UP_VERSION}
     return Cause("selection", parameters)
 
 

@@ -1,7 +1,7 @@
 """What an answered instruction must be to become a pair: two literal tuples of named, versioned entries.
 
-A filter looks at one candidate. Then candidates are walked in the order of their keys, and of those that are alike in
-some way only the first stays. Both are data: changing one judges again, and runs nothing.
+A filter looks at one candidate. Of the candidates that every filter keeps and that are alike in some way only the first
+stays, where those come first whose checks came to most. Both are data: changing one judges again, and runs nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from generator import minhash
+from generator.alike import Likeness
+from generator.benchmarks import BenchmarkIndex
+from generator.checks import Score
+from generator.clean_up import without_comments
+from generator.recipe import SelectionSettings
 from generator.seeds.extract import parse_quietly
 
 
@@ -21,6 +28,7 @@ class Candidate:
         error: why it could not be read; then it has no code.
         verdict: of its program with its own tests; None where there is no program.
         error_type: the exception, signal or system call that ended it.
+        score: what its checks came to; None where there were none.
     """
 
     response_id: str
@@ -30,6 +38,18 @@ class Candidate:
     code: str | None
     verdict: str | None
     error_type: str | None
+    score: Score | None = None
+
+    @property
+    def id(self) -> str:
+        """What judgements call it."""
+        return self.response_id
+
+    @property
+    def place(self) -> tuple[float, float, str]:
+        """Where it comes among those that are alike: more agreement, then more mutants killed, then the key."""
+        score = self.score or Score()
+        return -(score.agreement or 0.0), -(score.mutation_score or 0.0), self.response_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +62,24 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Unique:
-    """One way in which kept candidates must differ: of those with the same key the first in order stays."""
+class Rules:
+    """What one recipe asks of candidates."""
 
-    name: str
-    version: str
-    key: Callable[[Candidate], str]
-    reason: str
+    filters: tuple[Filter, ...]
+    unique: tuple[Likeness[Candidate], ...]
+
+    @property
+    def versions(self) -> tuple[tuple[str, str], ...]:
+        """What a recipe of selection says of them."""
+        filters = ((entry.name, entry.version) for entry in self.filters)
+        return (*filters, *((way.name, way.version) for way in self.unique))
+
+    def judge(self, candidate: Candidate) -> tuple[Filter, str] | None:
+        """Ask the filters in order; the first objection counts, with its filter."""
+        for entry in self.filters:
+            if reason := entry.reason(candidate):
+                return entry, reason
+        return None
 
 
 def _unread(candidate: Candidate) -> str | None:
@@ -94,22 +125,73 @@ FILTERS: tuple[Filter, ...] = (
     Filter("written", "1", _unwritten),
 )
 
-UNIQUE: tuple[Unique, ...] = (
-    Unique("one_per_instruction", "1", lambda c: c.instruction_id, "another response of its instruction was chosen"),
-    Unique("new_instruction", "1", lambda c: _letters(c.instruction), "repeats the instruction of a chosen pair"),
-    Unique("new_code", "1", lambda c: "".join((c.code or "").split()), "repeats the code of a chosen pair"),
+UNIQUE: tuple[Likeness[Candidate], ...] = (
+    Likeness(
+        "one_per_instruction", "1", lambda c: [c.instruction_id], "another response of its instruction was chosen"
+    ),
+    Likeness("new_instruction", "1", lambda c: [_letters(c.instruction)], "repeats the instruction of a chosen pair"),
+    Likeness("new_code", "1", lambda c: ["".join((c.code or "").split())], "repeats the code of a chosen pair"),
 )
 
-VERSIONS: tuple[tuple[str, str], ...] = (
-    *((entry.name, entry.version) for entry in FILTERS),
-    *((entry.name, entry.version) for entry in UNIQUE),
-)
-"""What a recipe of selection says of them."""
+
+def rules(settings: SelectionSettings) -> Rules:
+    """What a recipe asks for besides `FILTERS` and `UNIQUE`; thresholds are versions.
+
+    Raises:
+        SettingsError: the benchmarks cannot be read.
+    """
+    return Rules((*FILTERS, *_checked(settings), *_overlapping(settings)), (*UNIQUE, *_similar(settings)))
 
 
-def judge(candidate: Candidate) -> tuple[Filter, str] | None:
-    """Ask the filters in order; the first objection counts, with its filter."""
-    for entry in FILTERS:
-        if reason := entry.reason(candidate):
-            return entry, reason
-    return None
+def _checked(settings: SelectionSettings) -> list[Filter]:
+    found = []
+    if settings.repeat > 1:
+        reason = f"not every one of {settings.repeat} runs passed"
+        found.append(Filter("stable", str(settings.repeat), lambda c: reason if c.score and c.score.flaky else None))
+    if settings.mutants:
+        found.append(Filter("tests_tell", "1", _passes_on_a_stub))
+    if least := settings.min_mutation_score:
+
+        def kills_too_few(candidate: Candidate) -> str | None:
+            share = candidate.score.mutation_score if candidate.score else None
+            return (
+                f"its tests notice fewer than {least:.0%} of the faults"
+                if share is not None and share < least
+                else None
+            )
+
+        found.append(Filter("kills_mutants", f"{least:g}", kills_too_few))
+    if agreed := settings.min_agreement:
+
+        def stands_alone(candidate: Candidate) -> str | None:
+            share = candidate.score.agreement if candidate.score else None
+            return f"agreement below {agreed:g}" if share is not None and share < agreed else None
+
+        found.append(Filter("agreement", f"{agreed:g}", stands_alone))
+    return found
+
+
+def _passes_on_a_stub(candidate: Candidate) -> str | None:
+    return "its tests pass on empty functions" if candidate.score and candidate.score.stub_failed is False else None
+
+
+def _overlapping(settings: SelectionSettings) -> list[Filter]:
+    if not settings.benchmarks:
+        return []
+    index = BenchmarkIndex(Path(settings.benchmarks), "[selection] benchmarks")
+
+    def overlap(candidate: Candidate) -> str | None:
+        found = index.find(candidate.instruction) or index.find(candidate.code or "")
+        return str(found) if found else None
+
+    return [Filter("benchmark_overlap", index.fingerprint, overlap)]
+
+
+def _similar(settings: SelectionSettings) -> list[Likeness[Candidate]]:
+    if not settings.near_duplicates:
+        return []
+    texts: tuple[tuple[str, str, Callable[[Candidate], str]], ...] = (
+        ("near_instruction", "much like the instruction of a chosen pair", lambda c: c.instruction),
+        ("near_code", "much like the code of a chosen pair", lambda c: without_comments(c.code or "")),
+    )
+    return [minhash.likeness(name, reason, text, settings.near_duplicates) for name, reason, text in texts]

@@ -1,6 +1,6 @@
 """The work of every stage: what is missing of it, and making it row by row.
 
-A stage is told by its name: one of the three of `generator.stages`, or `EXECUTIONS`.
+A stage is told by its name: one of the three of `generator.stages`, `EXECUTIONS`, or `CHECKS`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from generator import causes, models, work
+from generator import causes, checking, models, work
 from generator.causes import Cause
 from generator.concurrency import for_each
 from generator.engines import Completion, CompletionRequest, Engine, RequestFailed
@@ -35,12 +35,16 @@ from generator.work import Chain, Draw, Program, Share
 from generator.writer import Writer
 from sandbox_server.client import ClientConfig, connect
 from sandbox_server.errors import InvalidJob, Unsupported
-from sandbox_server.jobs import Job, Outcome, ProgramError, SandboxInfo, Verdict
+from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, SandboxInfo, Verdict
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.settings import SettingsError
 
 EXECUTIONS = "executions"
-NAMES: tuple[str, ...] = (*(stage.name for stage in STAGES), EXECUTIONS)
+CHECKS = "checks"
+RUNS = (EXECUTIONS, CHECKS)
+"""The stages that run programs."""
+
+NAMES: tuple[str, ...] = (*(stage.name for stage in STAGES), *RUNS)
 """In the order in which they need each other."""
 
 REFUSED = "REFUSED"
@@ -75,7 +79,7 @@ class Tally:
 
     def describe(self, stage: str) -> str:
         """In words."""
-        words = ("run", "passed") if stage == EXECUTIONS else ("drawn", "usable")
+        words = ("run", "passed") if stage in RUNS else ("drawn", "usable")
         return f"{self.stored} {words[0]}, {self.good} {words[1]}"
 
 
@@ -137,7 +141,8 @@ class Line:
             share: where this worker begins when it is one of several that share a list.
             advance: called after each row.
         """
-        step = self._executing() if stage == EXECUTIONS else self._drawing(_STAGES[stage])
+        steps = {EXECUTIONS: self._executing, CHECKS: self._checking}
+        step = steps[stage]() if stage in steps else self._drawing(_STAGES[stage])
         # Who works alone claims whole pages; who shares, no more than a little ahead, so that none is left without.
         most = work.PAGE_ROWS if share is None else 2 * step.concurrency
 
@@ -153,7 +158,7 @@ class Line:
             row = {"id": key} | await step.make(key, item)
             await self.writer.insert(step.table, row)
             tally.stored += 1
-            tally.good += row["verdict"] == Verdict.PASSED.value if stage == EXECUTIONS else row["error"] is None
+            tally.good += row["verdict"] == Verdict.PASSED.value if stage in RUNS else row["error"] is None
             tally.failed += row.get("finish_reason") == FAILED
             if advance is not None:
                 advance()
@@ -210,6 +215,38 @@ class Line:
             concurrency=self.runs,
         )
 
+    def _checking(self) -> _Step:
+        plan = checking.find_plan(self.database, self.chain.pipeline)
+        assert plan is not None, "nothing is missing where nothing is checked"
+        hows = {cause.id: cause.parameters for cause in (self.executions, *self.checks)}
+
+        async def run(key: str, asked: checking.Run) -> Row:
+            how = hows[asked.recipe_id]
+            job = Job(
+                code=asked.code,
+                tests=asked.tests,
+                request_id=key,
+                runtime=how["runtime"],
+                limits=LimitsRequest(**how["limits"]),
+                repeat=how.get("repeat", 1),
+            )
+            row = await _run(self.sandbox, job, how["fingerprint"])
+            return row | {"program_key": asked.key, "recipe_id": asked.recipe_id}
+
+        return _Step(
+            table=models.Execution,
+            pages=partial(checking.pending, self.database, plan),
+            key=lambda asked: key_of("execution", asked.key, asked.recipe_id),
+            make=run,
+            concurrency=self.runs,
+        )
+
+    @property
+    def checks(self) -> tuple[Cause, ...]:
+        """How checks run, see `causes.checks`."""
+        responses = causes.generation(self.recipe, _STAGES["responses"])
+        return causes.checks(self.recipe, responses, self.executions)
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -223,7 +260,16 @@ class _Step:
 
 
 def missing(database: Database, chain: Chain, executions: str, stage: str) -> int:
-    """Count the rows that can be made now of a stage; `executions` is the recipe id of the runs."""
+    """Count the rows that can be made now of a stage; `executions` is the recipe id of the runs.
+
+    Checks follow from what the executions came to: those that are new are planned first.
+    """
+    if stage == CHECKS:
+        plan = checking.find_plan(database, chain.pipeline)
+        if plan is None:
+            return 0
+        checking.plan_new(database, chain, plan)
+        return checking.count_pending(database, plan)
     if stage == EXECUTIONS:
         return work.count_programs(database, chain, executions)[0]
     counted = work.count(database, chain, stage)
@@ -309,7 +355,12 @@ async def open_sandbox(settings: SandboxSettings) -> AsyncIterator[Sandbox]:
     """
     # The client itself waits and tries again while the sandbox is overloaded or away, and gives up after that long.
     patience_s = settings.patience_s
-    config = ClientConfig(timeout_s=None, retry_for_s=patience_s, connect_timeout_s=min(10.0, patience_s))
+    config = ClientConfig(
+        timeout_s=None,
+        retry_for_s=patience_s,
+        connect_timeout_s=min(10.0, patience_s),
+        credentials=settings.credentials(),
+    )
     async with connect(settings.address, config) as sandbox:
         yield sandbox
 
@@ -364,6 +415,7 @@ def _execution_row(outcome: Outcome) -> dict[str, Any]:
         "cpu_time_ms": usage.cpu_time_ms,
         "peak_memory_bytes": usage.peak_memory_bytes,
         "runtime_fingerprint": outcome.runtime_fingerprint,
+        "repeat_verdicts": [verdict.value for verdict in outcome.repeat_verdicts] or None,
     }
 
 

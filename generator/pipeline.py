@@ -16,9 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from generator import causes, filters, line, models, work
+from generator import causes, checking, filters, line, models, work
 from generator.causes import Cause
 from generator.engines import Engine
+from generator.filters import Rules
 from generator.leases import Leases
 from generator.line import Line, Tally
 from generator.progress import Progress
@@ -79,10 +80,19 @@ class Pipeline:
             samples={name: causes.stage_settings(self.recipe, name).samples for name in self.stages},
         )
 
+    @cached_property
+    def rules(self) -> Rules:
+        """What pairs must be."""
+        return filters.rules(self.recipe.selection)
+
+    def checks(self, executions: Cause) -> tuple[Cause, ...]:
+        """What is run of answers that passed under `executions`, see `causes.checks`."""
+        return causes.checks(self.recipe, self.stages["responses"], executions)
+
     def selection(self, executions: Cause) -> Cause:
         """How pairs are chosen from programs that ran under `executions`."""
-        before = (self.seed_filters, *self.stages.values(), executions)
-        return causes.selection(self.recipe, filters.VERSIONS, before)
+        before = (self.seed_filters, *self.stages.values(), executions, *self.checks(executions)[-1:])
+        return causes.selection(self.recipe, self.rules.versions, before)
 
 
 @dataclass
@@ -107,7 +117,7 @@ class Report:
 
     def add(self, stage: str, tally: Tally) -> None:
         """Count what came of a stage."""
-        if stage == line.EXECUTIONS:
+        if stage in line.RUNS:
             self.programs_run += tally.stored
         else:
             self.drawn[stage] += tally.stored
@@ -183,9 +193,19 @@ def prepare(database: Database, pipeline: Pipeline, progress: Progress, report: 
 
 
 def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, progress: Progress, report: Report) -> None:
-    """Select pairs and freeze them as a snapshot: what a build does after the stages."""
+    """Score what was checked, select pairs, freeze them as a snapshot: what a build does after the stages."""
+    if plan := checking.find_plan(database, pipeline.name):
+        checking.score_new(database, pipeline.chain, plan)
     progress.begin("selection", None)
-    report.snapshot = select(database, pipeline.chain, executions.id, pipeline.selection(executions), pipeline.dataset)
+    report.snapshot = select(
+        database,
+        pipeline.chain,
+        executions.id,
+        pipeline.selection(executions),
+        pipeline.dataset,
+        pipeline.rules,
+        pipeline.recipe.dataset,
+    )
     progress.end("selection", _describe(report.snapshot))
 
 
@@ -217,6 +237,7 @@ def declare_executions(database: Database, pipeline: Pipeline, info: SandboxInfo
     with database.writing() as session:
         ensure_recipe(session, executions.stage, executions.parameters)
         session.get_one(models.Pipeline, pipeline.name).executions_recipe_id = executions.id
+        checking.declare(session, pipeline.name, pipeline.checks(executions))
     return executions
 
 
@@ -335,6 +356,8 @@ def forget_failed(database: Database, pipeline: Pipeline) -> int:
             table = work.LEVELS[stage].table
             failed = sa.select(table.id).where(table.recipe_id == recipe_id, table.finish_reason == line.FAILED)
             session.execute(sa.delete(models.Judgement).where(models.Judgement.subject_id.in_(failed)))
+            if table is models.Response:
+                checking.forget(session, failed)
             removed = session.execute(sa.delete(table).where(table.id.in_(failed)))
             forgotten += int(getattr(removed, "rowcount", 0))
     return forgotten

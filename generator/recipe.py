@@ -7,13 +7,17 @@ are carried as tables.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sandbox_server.jobs import LimitsRequest
 from sandbox_server.settings import SettingsError, parse, read_toml
+
+if TYPE_CHECKING:
+    from sandbox_server.client import Credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +105,72 @@ class StageSettings:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """Where candidates run: "embedded" starts a server for the build; else a gRPC address."""
+    """Where candidates run: "embedded" starts a server for the build; else gRPC addresses, with commas between."""
 
     address: str = "embedded"
+    token_env: str = "SELFALIGN_TOKEN"
+    """Environment variable that holds the servers' token, if they want one; never the token itself."""
+    tls: bool = False
+    """Whether the servers speak TLS."""
+    ca: str = ""
+    """File of the authority to check them by, instead of the system's; implies `tls`."""
+    certificate: str = ""
+    """File of this client's certificate, for servers that want one; with `key`."""
+    key: str = ""
+    """File of the certificate's key."""
     runtime: str = "python"
     concurrency: int = 0
     """Runs in flight; 0 means twice the server's slots."""
     patience_s: float = 120.0
     """How long a build waits for a sandbox that is overloaded or away before it stops."""
     limits: LimitsRequest = LimitsRequest()
+
+    def credentials(self) -> Credentials:
+        """How the servers are convinced, and checked."""
+        from sandbox_server.client import Credentials  # grpc is loaded by those who call
+
+        ca, certificate, key = (Path(name) if name else None for name in (self.ca, self.certificate, self.key))
+        return Credentials(os.environ.get(self.token_env) or None, self.tls, ca, certificate, key)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """What an answer that passed its own tests must be besides; docs/selection.md explains each.
+
+    Nothing is asked for by default: every check costs runs, which `selfalign plan` counts.
+    """
+
+    agreement: bool = False
+    """Run each answer with the tests of the instruction's other samples, and prefer those that most agree with."""
+    min_agreement: float = 0.0
+    mutants: int = 0
+    """At most this many faults are put into each answer, for its tests to notice; its functions are emptied, too."""
+    min_mutation_score: float = 0.0
+    """Share of the faults that tests must notice."""
+    mutant_cpu_time_ms: int = 1000
+    """A fault can make a program run forever; what takes longer than this counts as noticed."""
+    repeat: int = 1
+    """Runs of each program that passed; all must."""
+    near_duplicates: float = 0.0
+    """Jaccard similarity of instructions, and of code, from which only one stays; 0 compares nothing but equality."""
+    benchmarks: str = ""
+    """A folder of benchmark files: pairs that overlap a problem are left out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("min_agreement", "min_mutation_score", "near_duplicates"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.mutants <= 1000:
+            raise ValueError(f"mutants must be between 0 and 1000, got {self.mutants}")
+        if not 1 <= self.repeat <= 100:
+            raise ValueError(f"repeat must be between 1 and 100, got {self.repeat}")
+        if self.mutant_cpu_time_ms < 1:
+            raise ValueError(f"mutant_cpu_time_ms must be at least 1, got {self.mutant_cpu_time_ms}")
+        if self.min_agreement and not self.agreement:
+            raise ValueError("min_agreement needs agreement = true")
+        if self.min_mutation_score and not self.mutants:
+            raise ValueError("min_mutation_score needs mutants above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +185,20 @@ class DatasetSettings:
         "explanation",
     )
     """Parts of an answer that are trained on, in this order."""
+    sections_dropped: float = 0.0
+    """Share of the pairs that go without their reasoning, and without their explanation; the original's is 0.5."""
+    assertions_shown: float = 0.0
+    """Share of the instructions that show assertions which the code should pass; the original's is 0.5."""
+    comments: bool = True
+    """Whether comments in code are trained on."""
 
     def __post_init__(self) -> None:
         """Refuse what gives no answer."""
         if not self.sections or len(set(self.sections)) < len(self.sections):
             raise ValueError("sections must name at least one part, and each at most once")
+        for name in ("sections_dropped", "assertions_shown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +214,7 @@ class Recipe:
     instructions: StageSettings = StageSettings(fewshots=8)
     responses: StageSettings = StageSettings(fewshots=1, samples=10)
     sandbox: SandboxSettings = SandboxSettings()
+    selection: SelectionSettings = SelectionSettings()
     dataset: DatasetSettings = DatasetSettings()
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)

@@ -1,21 +1,24 @@
-"""Choosing pairs: judge what is new, keep one of what is alike, freeze the result as a snapshot.
+"""Choosing pairs: judge what is new, keep one of what is alike, clean up the rest and freeze it as a snapshot.
 
 All of it is one transaction: judgements and snapshot agree, whenever one looks and wherever a build is stopped.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from generator import work
+from generator import clean_up, work
+from generator.alike import Keeper
 from generator.causes import Cause
-from generator.filters import UNIQUE, Candidate, judge
+from generator.checks import PASSED, Score
+from generator.filters import Candidate, Rules, rules
 from generator.keys import key_of
 from generator.models import (
     Dataset,
@@ -25,8 +28,9 @@ from generator.models import (
     Judgement,
     Pipeline,
     Response,
-    utc_now,
 )
+from generator.models import Score as ScoreRow
+from generator.recipe import DatasetSettings, SelectionSettings
 from generator.store import BATCH_ROWS, Database, batched, ensure_recipe, insert_new, take_turns
 from generator.work import Chain, rows_of
 
@@ -49,7 +53,43 @@ class Snapshot:
     version: int | None
 
 
-def select(database: Database, chain: Chain, executions: str, selection: Cause, dataset: str) -> Snapshot:
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """What every step of a selection needs."""
+
+    session: Session
+    chain: Chain
+    executions: str
+    cause: Cause
+    rules: Rules
+
+    @property
+    def checks(self) -> str | None:
+        """Recipe id of the checks that it waits for."""
+        return self.cause.parameters.get("checks")
+
+    def load(self, session: Session, ids: Sequence[str]) -> list[Candidate]:
+        """Candidates by response id."""
+        return _candidates(session, ids, self.executions, self.checks)
+
+    def keeper(self) -> Keeper[Candidate]:
+        """Keeps one of what is alike."""
+        return Keeper(self.session, self.cause.id, self.rules.unique, self.load)
+
+
+_USUAL_RULES = rules(SelectionSettings())
+_USUAL_DATASET = DatasetSettings()
+
+
+def select(
+    database: Database,
+    chain: Chain,
+    executions: str,
+    selection: Cause,
+    dataset: str,
+    rules: Rules = _USUAL_RULES,
+    settings: DatasetSettings = _USUAL_DATASET,
+) -> Snapshot:
     """Judge the responses of a chain and freeze the accepted pairs.
 
     Args:
@@ -58,6 +98,8 @@ def select(database: Database, chain: Chain, executions: str, selection: Cause, 
         executions: recipe id of the executions that count.
         selection: the recipe of this selection.
         dataset: name of the snapshots.
+        rules: what pairs must be; `selection` names them.
+        settings: how pairs are written; `selection` names that, too.
 
     Returns:
         The newest snapshot, which is a new one only if its content is.
@@ -67,10 +109,11 @@ def select(database: Database, chain: Chain, executions: str, selection: Cause, 
     with database.writing() as session:
         take_turns(session, f"selection of {dataset}")
         ensure_recipe(session, selection.stage, selection.parameters)
-        judged = _judge_new(session, chain, executions, selection.id)
-        if _forget_stale(session, chain, selection.id) or judged:
-            _keep_one_of_alike(session, selection.id)
-        snapshot, dataset_id = _freeze(session, selection, dataset, judged)
+        step = _Selection(session, chain, executions, selection, rules)
+        step.keeper().remove(_stale(step))
+        judged, passed = _judge_new(step)
+        step.keeper().settle(passed)
+        snapshot, dataset_id = _freeze(session, selection, dataset, judged, settings)
         results = {"selection_recipe_id": selection.id, "dataset_id": dataset_id}
         session.execute(sa.update(Pipeline).where(Pipeline.name == chain.pipeline).values(results))
         return snapshot
@@ -96,15 +139,16 @@ def _unchanged(database: Database, chain: Chain, selection: Cause, dataset: str)
     return Snapshot(0, dataset, newest.size, is_new=False, version=newest.version)
 
 
-def _judge_new(session: Session, chain: Chain, executions: str, recipe_id: str) -> int:
-    judged = 0
-    for batch in batched(_unjudged(session, chain, executions, recipe_id)):
-        rows = []
+def _judge_new(step: _Selection) -> tuple[int, list[str]]:
+    """Judge what can be judged and was not: how many that was, and those that every filter keeps."""
+    judged, passed = 0, []
+    for batch in batched(_unjudged(step)):
+        rows: list[dict[str, Any]] = []
         for candidate in batch:
-            rejection = judge(candidate)
+            rejection = step.rules.judge(candidate)
             rows.append(
                 {
-                    "recipe_id": recipe_id,
+                    "recipe_id": step.cause.id,
                     "subject_id": candidate.response_id,
                     "subject_table": "responses",
                     "kept": rejection is None,
@@ -113,83 +157,64 @@ def _judge_new(session: Session, chain: Chain, executions: str, recipe_id: str) 
                     "reason": rejection[1] if rejection else None,
                 }
             )
-        judged += insert_new(session, Judgement, rows)
-    return judged
+        passed += [row["subject_id"] for row in rows if row["kept"]]
+        judged += insert_new(step.session, Judgement, rows)
+    return judged, passed
 
 
-def _unjudged(session: Session, chain: Chain, executions: str, recipe_id: str) -> Iterator[Candidate]:
-    """The responses that can be judged, because they were executed or never will be, and have not been."""
-    judgement = sa.exists().where(Judgement.recipe_id == recipe_id, Judgement.subject_id == Response.id)
+def _unjudged(step: _Selection) -> Iterator[Candidate]:
+    """The responses that can be judged and have not been: executed and checked, or never to be."""
+    judgement = sa.exists().where(Judgement.recipe_id == step.cause.id, Judgement.subject_id == Response.id)
+    run: Any = sa.exists().where(Execution.recipe_id == step.executions, Execution.program_key == Response.program_key)
+    if step.checks:
+        scored = sa.exists().where(
+            ScoreRow.recipe_id == step.checks, ScoreRow.response_id == Response.id, ScoreRow.complete
+        )
+        run = run.where(Execution.verdict != PASSED) | scored
     # The ids are taken first: a query must not be read while rows that it looks at are inserted.
-    ids = rows_of(chain, "responses").where(
-        ~judgement,
-        Response.program_key.is_(None)
-        | sa.exists().where(Execution.recipe_id == executions, Execution.program_key == Response.program_key),
-    )
-    for batch in batched(session.scalars(ids).all()):
-        yield from _candidates(session, batch, executions)
+    ids = rows_of(step.chain, "responses").where(~judgement, Response.program_key.is_(None) | run)
+    for batch in batched(step.session.scalars(ids).all()):
+        yield from step.load(step.session, batch)
 
 
-def _candidates(session: Session, ids: list[str], executions: str) -> list[Candidate]:
+def _candidates(session: Session, ids: Sequence[str], executions: str, checks: str | None) -> list[Candidate]:
+    columns = [getattr(ScoreRow, item.name) for item in dataclasses.fields(Score)]
     query: Any = (
         sa.select(
             *(Response.id, Response.instruction_id, Instruction.instruction, Response.error, Response.code),
             *(Execution.verdict, Execution.error_type),
+            ScoreRow.response_id,
+            *columns,
         )
         .join_from(Response, Instruction, Instruction.id == Response.instruction_id)
         .outerjoin(Execution, sa.and_(Execution.recipe_id == executions, Execution.program_key == Response.program_key))
+        .outerjoin(ScoreRow, sa.and_(ScoreRow.recipe_id == checks, ScoreRow.response_id == Response.id))
         .where(Response.id.in_(ids))
     )
-    return [Candidate(*tuple(row)) for row in session.execute(query)]
+    rows: list[tuple[Any, ...]] = [tuple(row) for row in session.execute(query)]
+    return [dataclasses.replace(Candidate(*row[:7]), score=Score(*row[8:]) if row[7] else None) for row in rows]
 
 
-def _forget_stale(session: Session, chain: Chain, recipe_id: str) -> int:
-    """Remove judgements of responses that are no longer the pipeline's, e.g. of a seed that its source lost."""
-    current = rows_of(chain, "responses")
-    stale = sa.delete(Judgement).where(Judgement.recipe_id == recipe_id, Judgement.subject_id.not_in(current))
-    return int(getattr(session.execute(stale), "rowcount", 0))
+def _stale(step: _Selection) -> list[str]:
+    """Judgements to take back: of responses that are no longer the pipeline's, and of those with a newer score."""
+    current = rows_of(step.chain, "responses")
+    mine = sa.select(Judgement.subject_id).where(Judgement.recipe_id == step.cause.id)
+    stale = list(step.session.scalars(mine.where(Judgement.subject_id.not_in(current))))
+    if step.checks:
+        newer = sa.and_(ScoreRow.response_id == Judgement.subject_id, ScoreRow.created_at > Judgement.created_at)
+        rescored = mine.join(ScoreRow, newer).where(ScoreRow.recipe_id == step.checks)
+        stale += set(step.session.scalars(rescored)).difference(stale)
+    return stale
 
 
-def _keep_one_of_alike(session: Session, recipe_id: str) -> None:
-    """Walk those that passed every filter in the order of their keys, and keep each that is new in every way."""
-    names = [unique.name for unique in UNIQUE]
-    passed = sa.select(Judgement.subject_id, Judgement.filter).where(
-        Judgement.recipe_id == recipe_id, Judgement.kept | Judgement.filter.in_(names)
-    )
-    before = {row[0]: row[1] for row in session.execute(passed.order_by(Judgement.subject_id))}
-    seen: tuple[set[bytes], ...] = tuple(set() for _ in UNIQUE)
-    for batch in batched(before):
-        changed = []
-        for candidate in sorted(_candidates(session, batch, ""), key=lambda found: found.response_id):
-            digests = [hashlib.blake2b(unique.key(candidate).encode(), digest_size=16).digest() for unique in UNIQUE]
-            repeats = (unique for unique, known, digest in zip(UNIQUE, seen, digests, strict=True) if digest in known)
-            repeated = next(repeats, None)
-            if repeated is None:
-                for known, digest in zip(seen, digests, strict=True):
-                    known.add(digest)
-            if before[candidate.response_id] != (repeated.name if repeated else None):
-                changed.append(
-                    {
-                        "recipe_id": recipe_id,
-                        "subject_id": candidate.response_id,
-                        "kept": repeated is None,
-                        "filter": repeated.name if repeated else None,
-                        "filter_version": repeated.version if repeated else None,
-                        "reason": repeated.reason if repeated else None,
-                        "created_at": utc_now(),
-                    }
-                )
-        if changed:
-            session.execute(sa.update(Judgement), changed)
-
-
-def _freeze(session: Session, selection: Cause, name: str, judged: int) -> tuple[Snapshot, str | None]:
+def _freeze(
+    session: Session, selection: Cause, name: str, judged: int, settings: DatasetSettings
+) -> tuple[Snapshot, str | None]:
     """Store the kept pairs as a snapshot, unless the newest one has the same content; tell it and its id."""
     newest = _newest(session, name)
-    sections = selection.parameters["sections"]
     content = hashlib.blake2b(digest_size=16)
     size = 0
-    for item in _kept(session, selection.id, sections):
+    for item in _kept(session, selection.id, settings):
         content.update(key_of("item", *item).encode())
         size += 1
     content_key = content.hexdigest()
@@ -210,7 +235,7 @@ def _freeze(session: Session, selection: Cause, name: str, judged: int) -> tuple
     session.add(dataset)
     session.flush()
     columns = ("response_id", "instruction", "response")
-    for batch in batched(enumerate(_kept(session, selection.id, sections))):
+    for batch in batched(enumerate(_kept(session, selection.id, settings))):
         rows: list[dict[str, Any]] = [
             {"dataset_id": dataset.id, "position": position, **dict(zip(columns, item, strict=True))}
             for position, item in batch
@@ -219,13 +244,13 @@ def _freeze(session: Session, selection: Cause, name: str, judged: int) -> tuple
     return Snapshot(judged, name, size, is_new=True, version=version), dataset.id
 
 
-def _kept(session: Session, recipe_id: str, sections: list[str]) -> Iterator[tuple[str, str, str]]:
+def _kept(session: Session, recipe_id: str, settings: DatasetSettings) -> Iterator[tuple[str, str, str]]:
     """Response id, instruction and answer of every kept response, in the order of ids, which are hashes: no order."""
-    parts = [getattr(Response, section) for section in sections]
+    parts = [getattr(Response, section) for section in settings.sections]
     after = ""
     while True:
         query = (
-            sa.select(Response.id, Instruction.instruction, *parts)
+            sa.select(Response.id, Instruction.instruction, Response.test_code, *parts)
             .join_from(Judgement, Response, Response.id == Judgement.subject_id)
             .join(Instruction, Instruction.id == Response.instruction_id)
             .where(Judgement.recipe_id == recipe_id, Judgement.kept, Judgement.subject_id > after)
@@ -233,8 +258,10 @@ def _kept(session: Session, recipe_id: str, sections: list[str]) -> Iterator[tup
             .limit(BATCH_ROWS)
         )
         page = session.execute(query).all()
-        for response_id, instruction, *texts in page:
-            yield response_id, instruction, "\n\n".join(texts)
+        for id, instruction, test_code, *texts in page:
+            sections = dict(zip(settings.sections, texts, strict=True))
+            asked = clean_up.instruction(instruction, test_code or "", id, settings)
+            yield id, asked, clean_up.response(sections, id, settings)
         if len(page) < BATCH_ROWS:
             return
         after = page[-1][0]

@@ -210,7 +210,7 @@ def pending_draws(database: Database, chain: Chain, stage: str, share: Share) ->
     if level.above is None:
         query = query.join_from(PipelineSeed, Seed, Seed.id == PipelineSeed.seed_id)
     query = query.join(samples, sa.true())
-    for page in _pages(database, query, place, share):
+    for page in pages(database, query, place, share):
         yield [Draw(row[0], row[-1], level.read(*row[1 : len(level.parent)])) for row in page]
 
 
@@ -224,7 +224,7 @@ def pending_programs(database: Database, chain: Chain, recipe_id: str, share: Sh
     program = (Response.program_key, Response.code, Response.test_code)
     place = (Response.instruction_id, Response.sample_index)
     query = sa.select(*program, *place).where(*_is_usable(chain, "responses"), Response.program_key.is_not(None), ~run)
-    for page in _pages(database, query, place, share):
+    for page in pages(database, query, place, share):
         yield list({row.program_key: Program(row.program_key, row.code, row.test_code) for row in page}.values())
 
 
@@ -246,7 +246,8 @@ def _is_usable(chain: Chain, stage: str | None) -> list[Any]:
     ]
 
 
-def _pages(database: Database, query: Any, place: tuple[Any, ...], share: Share) -> Iterator[list[sa.Row[Any]]]:
+def pages(database: Database, query: Any, place: tuple[Any, ...], share: Share) -> Iterator[list[sa.Row[Any]]]:
+    """Yield what a query selects, in the order of `place`, whose columns it selects last and an index begins with."""
     if not share.begin:
         yield from _pages_of(database, query, place)
         return

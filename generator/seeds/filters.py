@@ -17,7 +17,7 @@ from pathlib import Path
 from generator.privacy import find_private
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
-from generator.seeds.benchmarks import BenchmarkIndex
+from generator.benchmarks import BenchmarkIndex
 from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
 
 MAX_LINES = 150
@@ -139,7 +139,7 @@ def seed_filters(settings: SeedSettings) -> tuple[SeedFilter, ...]:
     """
     if not settings.benchmarks:
         return SEED_FILTERS
-    index = BenchmarkIndex(Path(settings.benchmarks))
+    index = BenchmarkIndex(Path(settings.benchmarks), "[seeds] benchmarks")
 
     def overlap(record: SeedRecord) -> str | None:
         found = index.find(record.code)

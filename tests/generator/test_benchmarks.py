@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from generator.benchmarks import BenchmarkIndex
 from generator.prompts import examples
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
 from generator.seeds import SEED_FILTERS, judge, seed_filters
-from generator.seeds.benchmarks import BenchmarkIndex
 from sandbox_server.settings import SettingsError
 
 PROMPT = '''def running_total(numbers):
@@ -62,7 +62,7 @@ def record(code: str) -> SeedRecord:
     ],
 )
 def test_problems_are_found_in_other_clothes(folder: Path, text: str, found: str | None) -> None:
-    overlap = BenchmarkIndex(folder).find(text)
+    overlap = BenchmarkIndex(folder, "[seeds] benchmarks").find(text)
     assert (str(overlap).partition("of the ")[2] if overlap else None) == found
 
 
@@ -101,7 +101,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the benchmarks' data: SELFALIGN_BENCHMARK_DATA")
 def test_every_problem_of_every_split_is_found_and_no_example_of_ours_is_one() -> None:
     """HumanEval's 164 problems and at least 98 % of MBPP's 974, where the original looked at 120 of them."""
-    index = BenchmarkIndex(DATA)
+    index = BenchmarkIndex(DATA, "[seeds] benchmarks")
     humaneval = [json.loads(line) for line in gzip.decompress((DATA / "HumanEval.jsonl.gz").read_bytes()).splitlines()]
     assert all(index.find(row["prompt"] + row["canonical_solution"]) for row in humaneval)
     mbpp = [json.loads(line) for line in (DATA / "mbpp.jsonl").read_text().splitlines()]

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from generator.filters import FILTERS, UNIQUE, VERSIONS, Candidate, judge
+from generator.filters import FILTERS, UNIQUE, Candidate, Filter, rules
+from generator.recipe import SelectionSettings
+
+USUAL = rules(SelectionSettings())
+
+
+def judge(asked: Candidate) -> tuple[Filter, str] | None:
+    return USUAL.judge(asked)
 
 
 def candidate(
@@ -70,4 +77,4 @@ def test_names_are_unique_and_versions_say_them_in_order() -> None:
     names = [entry.name for entry in (*FILTERS, *UNIQUE)]
 
     assert len(set(names)) == len(names)
-    assert [name for name, _ in VERSIONS] == names
+    assert [name for name, _ in USUAL.versions] == names

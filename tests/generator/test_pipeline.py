@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from generator import models
+from generator import filters, models
 from generator.engines import CompletionRequest, EngineUnavailable, RequestFailed
 from generator.line import REFUSED
 from generator.pipeline import Pipeline, Report, build, gather_seeds
@@ -144,7 +144,8 @@ async def test_changing_a_filter_judges_again_and_runs_nothing(
     small: Recipe, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await run(small, database)
-    monkeypatch.setattr("generator.filters.VERSIONS", (("read", "2"),))
+    changed = tuple(dataclasses.replace(entry, version="2") for entry in filters.FILTERS)
+    monkeypatch.setattr(filters, "FILTERS", changed)
 
     report = await run(small, database)
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from generator import models, store
 from generator.causes import Cause
+from generator.recipe import DatasetSettings
 from generator.select import Snapshot, select
 from generator.store import Database, open_database
 from generator.work import Chain
@@ -76,7 +77,8 @@ class Shelf:
     def select(self) -> Snapshot:
         stages = ("concepts", "instructions", "responses")
         chain = Chain("p", dict.fromkeys(stages, self.recipe), dict.fromkeys(stages, 99))
-        return select(self.database, chain, self.recipe, SELECTION, "pairs")
+        settings = DatasetSettings(sections=("reasoning", "implementation"))
+        return select(self.database, chain, self.recipe, SELECTION, "pairs", settings=settings)
 
     def verdicts(self) -> dict[str, str | None]:
         """By response the filter that rejected it; None where it was kept."""

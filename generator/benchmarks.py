@@ -1,4 +1,4 @@
-"""Seeds that overlap a benchmark: what is scored later must not be learnt from.
+"""Text that overlaps a benchmark: what is scored later must not be learnt from.
 
 All problems of all splits count, for a model is scored on them; the original left 72 % of MBPP+ in.
 """
@@ -64,6 +64,10 @@ class Overlap:
 class BenchmarkIndex:
     """The pieces of all problems in a folder of benchmark files (`.jsonl`, `.jsonl.gz`, `.json`).
 
+    Args:
+        folder: to read.
+        setting: what named it, for messages.
+
     Attributes:
         fingerprint: hash of the problems and of how they are compared.
         problems: how many there are.
@@ -72,19 +76,19 @@ class BenchmarkIndex:
         SettingsError: the folder is missing or holds no problem.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, setting: str) -> None:
         self._pieces: dict[tuple[str, tuple[str, ...]], list[int]] = {}
         self._parts: list[tuple[str, str, int]] = []
         digest = hashlib.blake2b(repr(KINDS).encode(), digest_size=8)
         names = set()
-        for name, row in _problems(folder):
+        for name, row in _problems(folder, setting):
             names.add(name)
             for kind, texts in (("description", _descriptions(row)), ("solution", _solutions(row))):
                 for text in texts:
                     digest.update(f"{name}\0{text}\0".encode())
                     self._add(name, next(each for each in KINDS if each.name == kind), text)
         if not names:
-            raise SettingsError(f"[seeds] benchmarks: no problem found in the .jsonl and .json files of {folder}")
+            raise SettingsError(f"{setting}: no problem found in the .jsonl and .json files of {folder}")
         self.problems = len(names)
         self.fingerprint = digest.hexdigest()
 
@@ -131,9 +135,9 @@ def _strings(row: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
     yield from (row[name] for name in names if isinstance(row.get(name), str))
 
 
-def _problems(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _problems(folder: Path, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not folder.is_dir():
-        raise SettingsError(f"[seeds] benchmarks: expected a folder of benchmark files, got {str(folder)!r}")
+        raise SettingsError(f"{setting}: expected a folder of benchmark files, got {str(folder)!r}")
     for file in sorted(folder.iterdir()):
         if not file.name.endswith((".jsonl", ".jsonl.gz", ".json")):
             continue
@@ -143,7 +147,7 @@ def _problems(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 json.loads(data) if file.suffix == ".json" else [json.loads(line) for line in data.splitlines() if line]
             )
         except (OSError, EOFError, ValueError) as error:
-            raise SettingsError(f"[seeds] benchmarks: {file} cannot be read: {error}") from error
+            raise SettingsError(f"{setting}: {file} cannot be read: {error}") from error
         for number, row in enumerate(rows if isinstance(rows, list) else [], start=1):
             if isinstance(row, dict) and any(_strings(row, (*DESCRIPTIONS, *SOLUTIONS))):
                 task = row.get("task_id", row.get("question_id", number))

@@ -1,0 +1,293 @@
+"""The checks of a pipeline in the database: which there are, what is still to run, and what they came to.
+
+Checks are planned when an instruction's samples have been executed, run as every program is, and counted when all of an
+instruction's have run. Each step finds by query what it has not done, so that there is nothing to resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from generator import models, work
+from generator.causes import Cause
+from generator.checks import PASSED, Check, Kind, Sample, checks, program, score
+from generator.recipe import SelectionSettings
+from generator.records import program_key
+from generator.store import Database, batched, ensure_recipe, insert_new, take_turns
+from generator.work import Chain, Share
+
+_INSTRUCTIONS = 100  # at a time: each has several samples, and each sample several checks
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The checks that a pipeline asks for, as its recipe of checks says.
+
+    Attributes:
+        id: of that recipe.
+        settings: what is asked for; thresholds are not among it.
+        executions: recipe id of the runs of answers with their own tests.
+        runs: recipe id of the runs of each kind.
+    """
+
+    id: str
+    settings: SelectionSettings
+    executions: str
+    runs: dict[Kind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One program to run: `key` is its `program_key`, `recipe_id` says how."""
+
+    key: str
+    recipe_id: str
+    code: str
+    tests: str
+
+
+def declare(session: Session, pipeline: str, causes: Sequence[Cause]) -> None:
+    """Store which checks the pipeline asks for now: what `causes.checks` came to."""
+    for cause in causes:
+        ensure_recipe(session, cause.stage, cause.parameters)
+    session.get_one(models.Pipeline, pipeline).checks_recipe_id = causes[-1].id if causes else None
+
+
+def find_plan(database: Database, pipeline: str) -> Plan | None:
+    """The checks that a pipeline asks for; None where it asks for none."""
+    with database.reading() as session:
+        row = session.get(models.Pipeline, pipeline)
+        recipe = session.get(models.Recipe, row.checks_recipe_id) if row and row.checks_recipe_id else None
+    if recipe is None:
+        return None
+    told = recipe.parameters
+    settings = SelectionSettings(
+        agreement=told.get("agreement", False), mutants=told.get("mutants", 0), repeat=told.get("repeat", 1)
+    )
+    runs = {
+        Kind.AGREEMENT: told["executions"],
+        Kind.STUB: told.get("mutant_executions", ""),
+        Kind.MUTANT: told.get("mutant_executions", ""),
+        Kind.REPEAT: told.get("repeat_executions", ""),
+    }
+    return Plan(recipe.id, settings, told["executions"], runs)
+
+
+def plan_new(database: Database, chain: Chain, plan: Plan) -> int:
+    """Store the checks of every instruction that has an answer which passed and was not planned for.
+
+    Returns:
+        How many instructions those were.
+    """
+    if _all_selected(database, chain, plan):
+        return 0
+    response, execution, told = models.Response, models.Execution, models.Score
+    unplanned = (
+        work.rows_of(chain, "responses")
+        .join(execution, sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions))
+        .where(
+            execution.verdict == PASSED,
+            ~sa.exists().where(told.recipe_id == plan.id, told.response_id == response.id),
+        )
+        .with_only_columns(response.instruction_id)
+        .distinct()
+    )
+    with database.reading() as session:
+        ids = session.scalars(unplanned).all()
+    for batch in batched(ids, _INSTRUCTIONS):
+        with database.writing() as session:
+            take_turns(session, f"checks of {chain.pipeline}")
+            for samples in _samples(session, chain, plan, batch).values():
+                _plan_instruction(session, plan, samples)
+    return len(ids)
+
+
+def count_pending(database: Database, plan: Plan) -> int:
+    """Count the distinct programs of planned checks that were not run."""
+    with database.reading() as session:
+        runs = _unrun(plan).with_only_columns(models.Check.program_key, models.Check.executions_recipe_id).distinct()
+        return session.scalar(sa.select(sa.func.count()).select_from(runs.subquery())) or 0
+
+
+def pending(database: Database, plan: Plan, share: Share) -> Iterator[list[Run]]:
+    """Yield the programs of planned checks that were not run, a page at a time; one can come again in a later page."""
+    check = models.Check
+    place = (check.response_id, check.kind, check.number)
+    columns = (check.other_id, check.program_key, check.executions_recipe_id)
+    for page in work.pages(database, _unrun(plan).with_only_columns(*columns, *place), place, share):
+        with database.reading() as session:
+            ids = {row.response_id for row in page} | {row.other_id for row in page if row.other_id}
+            samples = _texts(session, ids)
+        runs = {}
+        for row in page:
+            asked = Check(row.response_id, Kind(row.kind), row.number, row.other_id)
+            code, tests = program(asked, samples[row.response_id], samples.get(row.other_id), plan.settings)
+            assert program_key(code, tests) == row.program_key, f"{asked} is another program than was planned"
+            runs[row.program_key, row.executions_recipe_id] = Run(
+                row.program_key, row.executions_recipe_id, code, tests
+            )
+        yield list(runs.values())
+
+
+def score_new(database: Database, chain: Chain, plan: Plan) -> int:
+    """Count what the checks of every instruction came to that were all run and not yet counted.
+
+    Returns:
+        How many responses were scored.
+    """
+    told, response = models.Score, models.Response
+    unscored = sa.select(response.instruction_id).join(told, told.response_id == response.id)
+    unscored = unscored.where(told.recipe_id == plan.id, ~told.complete).distinct()
+    with database.reading() as session:
+        ids = session.scalars(unscored).all()
+    scored = 0
+    for batch in batched(ids, _INSTRUCTIONS):
+        with database.writing() as session:
+            for samples in _samples(session, chain, plan, batch).values():
+                scored += _score_instruction(session, plan, samples)
+    return scored
+
+
+def forget(session: Session, responses: sa.Select[str]) -> None:
+    """Remove the scores of the instructions of `responses`, which will be drawn anew: agreement asks all samples."""
+    response, told = models.Response, models.Score
+    instructions = sa.select(response.instruction_id).where(response.id.in_(responses))
+    scored = sa.select(response.id).where(response.instruction_id.in_(instructions))
+    session.execute(sa.delete(told).where(told.response_id.in_(scored)))
+
+
+def _all_selected(database: Database, chain: Chain, plan: Plan) -> bool:
+    """Whether counting alone shows that every response was judged by a selection that waited for these checks."""
+    judgement, response = models.Judgement, models.Response
+    with database.reading() as session:
+        row = session.get_one(models.Pipeline, chain.pipeline)
+        recipe = session.get(models.Recipe, row.selection_recipe_id) if row.selection_recipe_id else None
+        if recipe is None or recipe.parameters.get("checks") != plan.id:
+            return False
+        judged = sa.select(sa.func.count()).select_from(judgement).where(judgement.recipe_id == recipe.id)
+        drawn = sa.select(sa.func.count()).select_from(response)
+        drawn = drawn.where(response.recipe_id == chain.recipes["responses"])
+        return session.scalar(judged) == session.scalar(drawn)
+
+
+def _samples(session: Session, chain: Chain, plan: Plan, instructions: Sequence[str]) -> dict[str, list[Sample]]:
+    """The samples of instructions that have a program, by instruction and in the order of their indexes."""
+    response, execution = models.Response, models.Execution
+    query = (
+        sa.select(response.instruction_id, response.id, response.sample_index, response.code, response.test_code)
+        .add_columns(execution.verdict)
+        .outerjoin(
+            execution,
+            sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions),
+        )
+        .where(
+            response.instruction_id.in_(instructions),
+            response.recipe_id == chain.recipes["responses"],
+            response.sample_index < chain.samples["responses"],
+            response.program_key.is_not(None),
+        )
+        .order_by(response.instruction_id, response.sample_index)
+    )
+    found: dict[str, list[Sample]] = {}
+    for instruction, id, index, code, tests, verdict in session.execute(query):
+        sample = Sample(id, index, code or "", tests or "", verdict == PASSED)
+        found.setdefault(instruction, []).append(sample)
+    return found
+
+
+def _texts(session: Session, ids: set[str]) -> dict[str, Sample]:
+    response = models.Response
+    found = {}
+    for batch in batched(sorted(ids)):
+        query = sa.select(response.id, response.sample_index, response.code, response.test_code)
+        for id, index, code, tests in session.execute(query.where(response.id.in_(batch))):
+            found[id] = Sample(id, index, code or "", tests or "", passed=True)
+    return found
+
+
+def _plan_instruction(session: Session, plan: Plan, samples: list[Sample]) -> None:
+    by_id = {sample.response_id: sample for sample in samples}
+    planned = []
+    for check in checks(samples, plan.settings):
+        other = by_id[check.other_id] if check.other_id else None
+        code, tests = program(check, by_id[check.response_id], other, plan.settings)
+        planned.append(
+            {
+                "recipe_id": plan.id,
+                "response_id": check.response_id,
+                "kind": check.kind.value,
+                "number": check.number,
+                "other_id": check.other_id,
+                "label": check.label,
+                "program_key": program_key(code, tests),
+                "executions_recipe_id": plan.runs[check.kind],
+            }
+        )
+    insert_new(session, models.Check, planned)
+    passed = [sample.response_id for sample in samples if sample.passed]
+    # All of them again: what one sample is worth depends on the others.
+    told = models.Score
+    session.execute(sa.delete(told).where(told.recipe_id == plan.id, told.response_id.in_(passed)))
+    rows = [{"recipe_id": plan.id, "response_id": id, "complete": False, **_EMPTY} for id in passed]
+    insert_new(session, told, rows)
+
+
+def _score_instruction(session: Session, plan: Plan, samples: list[Sample]) -> int:
+    check, execution = models.Check, models.Execution
+    passed = [sample.response_id for sample in samples if sample.passed]
+    query = (
+        sa.select(check.response_id, check.kind, check.number, execution.verdict, execution.repeat_verdicts)
+        .outerjoin(
+            execution,
+            sa.and_(execution.program_key == check.program_key, execution.recipe_id == check.executions_recipe_id),
+        )
+        .where(check.recipe_id == plan.id, check.response_id.in_(passed))
+    )
+    verdicts: dict[tuple[str, Kind, int], str] = {}
+    repeated: dict[str, list[str]] = {}
+    rows_found: Any = session.execute(query)
+    for id, kind, number, verdict, several in rows_found:
+        if verdict is None:  # another build plans at this moment; it will count
+            return 0
+        verdicts[id, Kind(kind), number] = verdict
+        if kind == Kind.REPEAT:
+            repeated[id] = several or [verdict]
+    scores = score(samples, verdicts, plan.settings, repeated)
+    rows: list[dict[str, Any]] = [
+        {
+            "recipe_id": plan.id,
+            "response_id": id,
+            "complete": True,
+            "created_at": models.utc_now(),
+            **dataclasses.asdict(found),
+        }
+        for id, found in scores.items()
+    ]
+    if rows:
+        session.execute(sa.update(models.Score), rows)
+    return len(rows)
+
+
+def _unrun(plan: Plan) -> sa.Select[Any]:
+    check, execution, told = models.Check, models.Execution, models.Score
+    run = sa.exists().where(
+        execution.recipe_id == check.executions_recipe_id, execution.program_key == check.program_key
+    )
+    return (
+        sa.select(check)
+        .join(told, sa.and_(told.recipe_id == check.recipe_id, told.response_id == check.response_id))
+        .where(told.recipe_id == plan.id, ~told.complete, ~run)
+    )
+
+
+_EMPTY: dict[str, None] = dict.fromkeys(
+    column.key
+    for column in models.Score.__table__.columns
+    if column.key not in ("recipe_id", "response_id", "complete", "created_at")
+)
