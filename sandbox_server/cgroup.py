@@ -101,26 +101,39 @@ class _Counter:
         return grown
 
 
+class _Opening(contextlib.ExitStack):
+    """Makes a group's folders and opens its files; leaving closes and removes them, last first."""
+
+    def make(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.callback(_remove, folder)
+
+    def file(self, path: Path, flags: int) -> _File:
+        file = _File(path, flags)
+        self.callback(file.close)
+        return file
+
+
 class _GroupV1:
     version: Version = "v1"
 
     def __init__(self, folders: dict[str, Path]) -> None:
         self._folders = folders
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-        memory, pids, cpu = folders["memory"], folders["pids"], folders["cpuacct"]
-        self._limit = _File(memory / "memory.limit_in_bytes", os.O_RDWR)
-        swap = memory / "memory.memsw.limit_in_bytes"
-        self._swap_limit = _File(swap, os.O_RDWR) if swap.exists() else None
-        self._peak = _File(memory / "memory.max_usage_in_bytes", os.O_RDWR)
-        self._usage = _File(memory / "memory.usage_in_bytes", os.O_RDONLY)
-        self._oom = _File(memory / "memory.oom_control", os.O_RDONLY)
-        self._pids_limit = _File(pids / "pids.max", os.O_RDWR)
-        self._pids_events = _File(pids / "pids.events", os.O_RDONLY)
-        self._cpu = _File(cpu / "cpuacct.usage", os.O_RDONLY)
+        with _Opening() as opening:
+            for folder in folders.values():
+                opening.make(folder)
+            memory, pids, cpu = folders["memory"], folders["pids"], folders["cpuacct"]
+            self._limit = opening.file(memory / "memory.limit_in_bytes", os.O_RDWR)
+            swap = memory / "memory.memsw.limit_in_bytes"
+            self._swap_limit = opening.file(swap, os.O_RDWR) if swap.exists() else None
+            self._peak = opening.file(memory / "memory.max_usage_in_bytes", os.O_RDWR)
+            self._usage = opening.file(memory / "memory.usage_in_bytes", os.O_RDONLY)
+            self._pids_limit = opening.file(pids / "pids.max", os.O_RDWR)
+            self._cpu = opening.file(cpu / "cpuacct.usage", os.O_RDONLY)
+            self._kills = _Counter(opening.file(memory / "memory.oom_control", os.O_RDONLY), b"oom_kill ")
+            self._refusals = _Counter(opening.file(pids / "pids.events", os.O_RDONLY), b"max ")
+            self._opened = opening.pop_all()
         self._limits = (_UNLIMITED, 0)
-        self._kills = _Counter(self._oom, b"oom_kill ")
-        self._refusals = _Counter(self._pids_events, b"max ")
         self._cpu_start = self._memory_start = 0
 
     def attach(self, pid: int) -> None:
@@ -158,21 +171,7 @@ class _GroupV1:
         return self._refusals.since_last()
 
     def remove(self) -> None:
-        files = (
-            self._limit,
-            self._swap_limit,
-            self._peak,
-            self._usage,
-            self._oom,
-            self._pids_limit,
-            self._pids_events,
-            self._cpu,
-        )
-        for file in files:
-            if file is not None:
-                file.close()
-        for folder in self._folders.values():
-            _remove(folder)
+        self._opened.close()
 
 
 class _GroupV2:
@@ -180,27 +179,26 @@ class _GroupV2:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._limit = _File(folder / "memory.max", os.O_RDWR)
-        swap = folder / "memory.swap.max"
-        if swap.exists():
-            swap.write_text("0")
-        peak = folder / "memory.peak"
-        # Since 6.12 a write resets the peak for this descriptor; before, it cannot be reset.
         self._peak: _File | None = None
-        if peak.exists():
+        with _Opening() as opening:
+            opening.make(folder)
+            self._limit = opening.file(folder / "memory.max", os.O_RDWR)
+            swap = folder / "memory.swap.max"
+            if swap.exists():
+                swap.write_text("0")
             with contextlib.suppress(OSError):
-                self._peak = _File(peak, os.O_RDWR)
-                self._peak.write(b"reset")
-        self._usage = _File(folder / "memory.current", os.O_RDONLY)
-        self._events = _File(folder / "memory.events", os.O_RDONLY)
-        self._stat = _File(folder / "memory.stat", os.O_RDONLY)
-        self._pids_limit = _File(folder / "pids.max", os.O_RDWR)
-        self._pids_events = _File(folder / "pids.events", os.O_RDONLY)
-        self._cpu = _File(folder / "cpu.stat", os.O_RDONLY)
+                # Since 6.12 a write resets the peak for this descriptor; before, it cannot be reset, or is not there.
+                peak = opening.file(folder / "memory.peak", os.O_RDWR)
+                peak.write(b"reset")
+                self._peak = peak
+            self._usage = opening.file(folder / "memory.current", os.O_RDONLY)
+            self._stat = opening.file(folder / "memory.stat", os.O_RDONLY)
+            self._pids_limit = opening.file(folder / "pids.max", os.O_RDWR)
+            self._cpu = opening.file(folder / "cpu.stat", os.O_RDONLY)
+            self._kills = _Counter(opening.file(folder / "memory.events", os.O_RDONLY), b"oom_kill ")
+            self._refusals = _Counter(opening.file(folder / "pids.events", os.O_RDONLY), b"max ")
+            self._opened = opening.pop_all()
         self._limits = (_UNLIMITED, 0)
-        self._kills = _Counter(self._events, b"oom_kill ")
-        self._refusals = _Counter(self._pids_events, b"max ")
         self._cpu_start = self._memory_start = 0
 
     def attach(self, pid: int) -> None:
@@ -235,19 +233,7 @@ class _GroupV2:
         return self._refusals.since_last()
 
     def remove(self) -> None:
-        for file in (
-            self._limit,
-            self._peak,
-            self._usage,
-            self._events,
-            self._stat,
-            self._pids_limit,
-            self._pids_events,
-            self._cpu,
-        ):
-            if file is not None:
-                file.close()
-        _remove(self._folder)
+        self._opened.close()
 
 
 class _NoGroup:

@@ -357,7 +357,10 @@ class _Jails:
                 proc="" if nested else "hidepid=invisible,subset=pid",
             )
 
-        group = self._parent.group(f"jail-{next(_numbers)}")
+        try:
+            group = self._parent.group(f"jail-{next(_numbers)}")
+        except OSError as error:
+            raise HostUnfit(f"a jail gets no control group: {error}") from error
         return await Slot.start(jail, group, self._filter, nested)
 
     def _limits(self, job: Job) -> Limits:

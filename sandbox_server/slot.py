@@ -89,18 +89,20 @@ class Slot:
         Raises:
             HostUnfit: the jail did not start; the message is nsjail's own.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        log = os.memfd_create("nsjail-log")
-        try:
-            process = nsjail.start(jail_of(theirs.fileno(), log))
-        except OSError as error:
-            ours.close()
-            os.close(log)
-            raise HostUnfit(f"nsjail does not start: {error}") from error
-        finally:
-            theirs.close()
+        with contextlib.ExitStack() as undo:
+            undo.callback(group.remove)
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(ours.close)
+                with theirs:
+                    ours.setblocking(False)
+                    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                    log = os.memfd_create("nsjail-log")
+                    undo.callback(os.close, log)
+                    process = nsjail.start(jail_of(theirs.fileno(), log))
+            except OSError as error:
+                raise HostUnfit(f"nsjail does not start: {error}") from error
+            undo.pop_all()
         slot = cls(process, ours, group, log, nested)
         try:
             async with asyncio.timeout(_START_SECONDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -112,6 +113,71 @@ def test_orphans_of_dead_servers_are_removed_and_the_living_kept(parent: cgroup.
     for base, folder in zip(bases, parent.folders.values(), strict=True):
         assert not (base / "selfalign-999999999-1").exists()
         assert folder.exists()
+
+
+# Runs in a mount namespace of its own, where nobody else sees the hierarchy that it mounts.
+REAL_VERSION_2 = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+from sandbox_server import cgroup
+
+mount = Path(sys.argv[1])
+told = {}
+offered = (mount / "cgroup.controllers").read_text().split()
+told["missing"] = [name for name in cgroup._V2_CONTROLLERS if name not in offered]
+parent = cgroup.open_parent("v2")
+told["version"], told["reason"] = parent.version, parent.reason
+parent.remove()
+
+base = mount / f"selfalign-test-{os.getpid()}"
+orphan = base / "selfalign-999999999-1"
+slot = orphan / "jail-1"
+slot.mkdir(parents=True)
+# Each generation leaves another behind, faster than a walk over pids could follow.
+comet = subprocess.Popen(
+    ["sh", "-c", "read go; sh -c 'while :; do sleep 0.01 & done' & while :; do :; done"],
+    stdin=subprocess.PIPE, start_new_session=True,
+)
+(slot / "cgroup.procs").write_text(str(comet.pid))
+cpu = cgroup._File(slot / "cpu.stat", os.O_RDONLY)
+before = cpu.field(b"usage_usec ")
+comet.stdin.write(b"\\n")
+comet.stdin.close()
+deadline = time.monotonic() + 20
+while cpu.field(b"usage_usec ") < before + 50_000 and time.monotonic() < deadline:
+    time.sleep(0.01)
+told["counted"] = cpu.field(b"usage_usec ") - before
+cpu.close()
+told["inside"] = len((slot / "cgroup.procs").read_text().split())
+cgroup._remove_orphans(base)
+told["status"] = comet.wait(20)
+told["left"] = orphan.exists()
+base.rmdir()
+print(json.dumps(told))
+"""
+
+
+def test_the_kernels_own_version_2_hierarchy_counts_kills_and_is_removed(tmp_path: Path) -> None:
+    """What of it works while version 1 holds the controllers: entering, CPU time, killing a tree, removing."""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", 'mount -t cgroup2 none "$1" || exit 77; exec "$2" -c "$3" "$1"', "sh",
+         str(tmp_path), sys.executable, REAL_VERSION_2],
+        capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    if done.returncode in (1, 77) and ("unshare" in done.stderr or "mount" in done.stderr):
+        pytest.skip(f"no version 2 hierarchy can be mounted here: {done.stderr.strip()[:200]}")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+
+    assert told["counted"] >= 50_000
+    assert told["inside"] >= 2
+    assert told["status"] == -9
+    assert not told["left"]
+    if told["missing"]:
+        assert told["version"] == "none"
+        assert all(name in told["reason"] for name in told["missing"])
+    else:
+        assert told["version"] == "v2"
 
 
 def test_turning_them_off_says_so() -> None:

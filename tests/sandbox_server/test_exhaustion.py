@@ -1,0 +1,159 @@
+"""A host that runs out of something: runs are refused and not misjudged, nothing leaks, and all goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox_server.client import ClientConfig, connect
+from sandbox_server.errors import HostUnfit, Unavailable
+from sandbox_server.jail import SandboxConfig, open_sandbox
+from sandbox_server.jobs import Job, Judge, Verdict
+
+pytestmark = pytest.mark.nsjail
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MORE_THAN_A_RUN_TAKES = 40
+# A small file system, full but for an open file for the log, in a mount namespace that ends with the server.
+FULL_DISK = """
+mount -t tmpfs -o size=64k none "$1" || exit 77
+exec 2> "$1/log"
+cat /dev/zero > "$1/filler"
+cd "$1" && shift && TMPDIR=$PWD HOME=$PWD exec "$@"
+"""
+
+
+def descriptors() -> set[str]:
+    """Those that this process has open."""
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def children() -> set[str]:
+    """Pids of this process' children."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def groups() -> set[Path]:
+    """Control groups of this process' slots."""
+    return set(Path("/sys/fs/cgroup").rglob(f"selfalign-{os.getpid()}-*/jail-*"))
+
+
+@contextlib.contextmanager
+def descriptors_left(number: int) -> Iterator[None]:
+    """So many more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in descriptors()}
+    free = [fd for fd in range(len(taken) + number + 1) if fd not in taken]  # a new one gets the lowest
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[number], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("seed", [None, 7], ids=["in warm jails", "in jails of its own"])
+@pytest.mark.parametrize("judge", Judge)
+async def test_however_few_descriptors_are_left(judge: Judge, seed: int | None) -> None:
+    """Any number of them: the run is answered or told to try again, and no descriptor, process or group is lost."""
+    job = Job("def f(): return 1", "assert f() == 1", judge=judge, random_seed=seed)
+    sandbox = await open_sandbox(SandboxConfig(slots=1))
+    try:
+        await sandbox.run(job)
+        fds, jails, slots = len(descriptors()), len(children()), len(groups())
+        told: list[str] = []
+        for number in range(MORE_THAN_A_RUN_TAKES):
+            if told[-2:] == ["PASSED", "PASSED"]:
+                break
+            try:
+                with descriptors_left(number):
+                    outcome = await sandbox.run(job)
+                told.append(outcome.verdict.value)
+            except (Unavailable, HostUnfit) as error:
+                told.append(type(error).__name__)
+            assert (await sandbox.run(job)).verdict is Verdict.PASSED, number
+            assert (len(descriptors()), len(children()), len(groups())) == (fds, jails, slots), number
+    finally:
+        await sandbox.close()
+
+    assert set(told) <= {"PASSED", "Unavailable", "HostUnfit"}
+    assert told[0] != "PASSED"
+    assert told[-1] == "PASSED"
+
+
+@pytest.fixture
+def on_a_full_disk(tmp_path: Path) -> list[str]:
+    """A command to start another in a folder without room, its error output going to a file there."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    done = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()[:200]}")
+    return ["unshare", "--mount", "sh", "-c", FULL_DISK, "sh", str(folder)]
+
+
+async def test_a_server_whose_disk_is_full_goes_on(on_a_full_disk: list[str], tmp_path: Path) -> None:
+    """Neither its log nor its temporary folder has room: programs run, jails are replaced, it ends in good order."""
+    address = f"unix:{tmp_path}/s.sock"
+    command = [sys.executable, "-m", "sandbox_server", "serve", "--address", address]
+    for setting in ("sandbox.slots=1", "sandbox.runs_per_jail=2", "log_runs=true"):
+        command += ["--set", setting]
+    server = subprocess.Popen(  # noqa: ASYNC220  # returns at once
+        [*on_a_full_disk, *command, "--parent-pid", str(os.getpid())],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        async with connect(address, ClientConfig(connect_timeout_s=60)) as sandbox:
+            job = Job("def f(): return 1", "open('made', 'w').write('x' * 100_000)\nassert f() == 1", collect=("made",))
+            for _ in range(5):
+                outcome = await sandbox.run(job)
+                assert outcome.verdict is Verdict.PASSED
+                assert [len(file.content) for file in outcome.files] == [100_000]
+        server.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait, 60) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that jails may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+async def test_a_full_disk_for_images_is_told_in_one_line(open_folder: Path) -> None:
+    """A server that cannot make its runtime's image says where there is no room, and leaves no half of it."""
+    script = (
+        'mount -t tmpfs -o size=2m none "$1" || exit 77; folder=$1; shift; '
+        '"$@"; status=$?; find "$folder/images" -mindepth 1 -maxdepth 1 >&2; exit $status'
+    )
+    folder = open_folder
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(folder), sys.executable, "-m", "sandbox_server", "serve",
+         "--address", "127.0.0.1:0", "--set", f"sandbox.cache_dir={folder}"],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no file system can be mounted here")
+
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert str(folder) in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
