@@ -70,6 +70,8 @@ class LoraSettings:
     alpha: float = 32.0
     target_modules: tuple[str, ...] = ()
     """Names of modules; empty: every linear layer but the head."""
+    base_bits: Literal[4, 8, 16] = 16
+    """4: the frozen weights are kept as NF4 (QLoRA, Dettmers et al., 2023), 8: as LLM.int8(), through bitsandbytes."""
 
     def __post_init__(self) -> None:
         """Refuse an adapter without a dimension."""
@@ -114,10 +116,13 @@ class TrainSettings:
     lora: LoraSettings | None = None
     gradient_checkpointing: bool = field(default=False, metadata=OPERATIONAL)
     compile: bool = field(default=False, metadata=OPERATIONAL)
+    cross_entropy: Literal["auto", "chunked", "plain", "liger"] = field(default="auto", metadata=OPERATIONAL)
+    """chunked: ours, see `trainer.loss`; liger: liger-kernel's fused one, on a GPU; auto: chunked where it can be."""
     attention: Literal["auto", "varlen", "sdpa", "eager", "flash_attention_2", "flex_attention"] = field(
         default="auto", metadata=OPERATIONAL
     )
-    """varlen: ours, see `trainer.attention`; auto: flash attention where it can be used, else varlen."""
+    """varlen: ours, see `trainer.attention`; auto: flash attention where it can be used, else varlen (sdpa where
+    `compile` is set)."""
     save_steps: int = field(default=0, metadata=OPERATIONAL)
     """Optimizer steps between checkpoints; 0: one at the end of each epoch."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
@@ -152,6 +157,8 @@ class TrainSettings:
                 raise ValueError(f"{name} must be from 0 up to but not including 1, got {getattr(self, name)}")
         if self.max_tokens < 8:
             raise ValueError(f"max_tokens must be at least 8, got {self.max_tokens}")
+        if self.lora and self.lora.base_bits != 16 and self.model.kind == "new":
+            raise ValueError('lora base_bits below 16 quantises a trained model; model kind "new" has none')
         if self.pack_tokens and self.pack_tokens < self.max_tokens:
             raise ValueError(f"pack_tokens {self.pack_tokens} must hold an example of max_tokens {self.max_tokens}")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +25,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from trainer import attention
 from trainer.config import ModelSettings, TrainSettings
 from trainer.flops import ModelCost
+from trainer.loss import chunk_loss
 from trainer.packing import boundaries
 
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
@@ -147,13 +151,18 @@ def check_packing(model: PreTrainedModel) -> None:
         )
 
 
+def count(parameter: torch.Tensor) -> int:
+    """Its numbers; bitsandbytes keeps two in a byte of its 4-bit ones."""
+    return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+
+
 def cost_of(model: PreTrainedModel) -> ModelCost:
     """What decides the model's arithmetic, read from its weights and configuration."""
     config = model.config.get_text_config()
     embedding = _embedding(model)
     head = cast("torch.Tensor", model.get_output_embeddings().weight)
     tied = head is embedding
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(count(parameter) for parameter in model.parameters())
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     return ModelCost(
@@ -166,15 +175,81 @@ def cost_of(model: PreTrainedModel) -> ModelCost:
 
 def _pretrained(settings: TrainSettings, dtype: torch.dtype, implementation: str) -> PreTrainedModel:
     path, revision = settings.model.path, settings.model.revision or None
+    quantised = _quantisation(settings)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
         force_dropout(config, settings.dropout)
         loaded = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, config=config, dtype=dtype, attn_implementation=implementation
+            path, revision=revision, config=config, dtype=dtype, attn_implementation=implementation, **quantised
         )
     except Exception as error:
         raise ModelUnfit(load_failure("model", path, error)) from error
     return cast("PreTrainedModel", loaded)
+
+
+def _quantisation(settings: TrainSettings) -> dict[str, Any]:
+    """What `from_pretrained` needs to keep the frozen weights in few bits; nothing where they stay as they are."""
+    if settings.lora is None or settings.lora.base_bits == 16:
+        return {}
+    bits = settings.lora.base_bits
+    if find_spec("bitsandbytes") is None:
+        raise ModelUnfit(f"[train] lora base_bits = {bits} needs bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    arithmetic = torch.float32 if settings.precision == "fp32" else torch.bfloat16
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=arithmetic,
+        )
+    }
+
+
+def choose_loss(model: PreTrainedModel, settings: TrainSettings) -> str:
+    """Put the cross-entropy in place that is asked for.
+
+    Returns:
+        Which one it is: "chunked", "plain" or "liger".
+
+    Raises:
+        ModelUnfit: it cannot be had with this model, on this machine.
+    """
+    wanted = settings.cross_entropy
+    if wanted == "liger":
+        if find_spec("liger_kernel") is None or not torch.cuda.is_available():
+            raise ModelUnfit(
+                '[train] cross_entropy = "liger" needs a GPU and liger-kernel (pip install liger-kernel); "chunked" '
+                "needs neither"
+            )
+        return wanted
+    if wanted == "plain" or not chunk_loss(model):
+        if wanted == "chunked":
+            raise ModelUnfit(
+                f"{type(model).__name__} does more than a matrix product to its logits, which no chunk can know; set "
+                '[train] cross_entropy = "plain"'
+            )
+        return "plain"
+    return "chunked"
+
+
+def check_compiler() -> None:
+    """Make sure that torch.compile finds what it turns a model into code with.
+
+    Raises:
+        ModelUnfit: names what is missing.
+    """
+    if torch.cuda.is_available() and find_spec("triton") is None:
+        raise ModelUnfit("[train] compile = true needs triton on a GPU: pip install triton, or set compile = false")
+    compiler = os.environ.get("CXX", "")
+    if not any(shutil.which(name) for name in (compiler, "g++", "clang++", "gcc") if name):
+        raise ModelUnfit(
+            "[train] compile = true needs a C++ compiler, and no g++ or clang++ is on PATH: install one, name it in "
+            "CXX, or set compile = false"
+        )
 
 
 def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
@@ -186,7 +261,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
     lora = settings.lora
     assert lora is not None
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     except ImportError:
         raise ModelUnfit("[train] lora needs peft: pip install 'selfalign[train]'") from None
     config = LoraConfig(
@@ -196,10 +271,16 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
         target_modules=list(lora.target_modules) or "all-linear",
         task_type="CAUSAL_LM",
     )
+    head = model.get_output_embeddings()
     try:
-        return get_peft_model(model, config)
+        if lora.base_bits != 16:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # ours comes later
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelUnfit(f"[train] lora: {first_line(error)}") from error
+    if model.get_output_embeddings() is not head and settings.cross_entropy != "plain":
+        raise ModelUnfit('[train] lora: adapters on the output layer need cross_entropy = "plain"')
+    return adapted
 
 
 def _embedding(model: PreTrainedModel) -> torch.Tensor:

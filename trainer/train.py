@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from generator.keys import key_of
@@ -41,7 +41,17 @@ from trainer.dataset import (
 )
 from trainer.folder import RunFolder, claim
 from trainer.loop import EpochEnds, StepTrainer, quiet_libraries
-from trainer.model import add_lora, build_model, check_packing, cost_of, learn_tokenizer, load_tokenizer
+from trainer.model import (
+    add_lora,
+    build_model,
+    check_compiler,
+    check_packing,
+    choose_loss,
+    cost_of,
+    count,
+    learn_tokenizer,
+    load_tokenizer,
+)
 from trainer.order import Permutation
 from trainer.progress import Bar, step_note
 
@@ -179,20 +189,26 @@ def _recorded(database: Database, key: str, main: bool) -> Iterator[None]:
 def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Say) -> dict[str, Any]:
     state = PartialState()
     seed = settings.seed or 0
+    if settings.compile:
+        check_compiler()
     with state.main_process_first():
         tokenizer = _tokenizer(settings, source, folder)
         encoder = Encoder(tokenizer, settings.max_tokens, settings.overlong)
         found = _survey(settings, source, encoder, folder, say)
     set_seed(seed)
     model: Any = build_model(settings, tokenizer)
+    if state.distributed_type != DistributedType.FSDP and not getattr(model, "is_quantized", False):
+        model = model.to(state.device)  # the probes run with the kernels that training will take
     if settings.packing:
         check_packing(model)
     cost = cost_of(model)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    cross_entropy = choose_loss(model, settings)
+    parameters = sum(count(parameter) for parameter in model.parameters())
     if settings.lora is not None:
         model = add_lora(model, settings)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    say(f"{type(model).__name__}: {parameters:,} parameters, {trained:,} trained, {settings.precision}")
+    told = f"{settings.precision}, {cross_entropy} cross-entropy"
+    say(f"{type(model).__name__}: {parameters:,} parameters, {trained:,} trained, {told}")
 
     rows = len(found.train)
     share = Share(state.process_index, state.num_processes)
@@ -244,7 +260,7 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
         "parameters": parameters,
         "trained_parameters": trained,
         "data": found.counts(),
-        "environment": environment(settings, trainer),
+        "environment": environment(settings, trainer) | {"cross_entropy": cross_entropy},
     }
 
 
@@ -312,6 +328,7 @@ def training_arguments(settings: TrainSettings, steps: int, output: Path) -> Tra
         bf16=settings.precision == "bf16-mixed",
         seed=settings.seed or 0,
         torch_compile=settings.compile,
+        use_liger_kernel=settings.cross_entropy == "liger",
         logging_strategy="steps",
         logging_steps=settings.log_steps,
         logging_first_step=True,

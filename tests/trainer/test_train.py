@@ -27,6 +27,7 @@ from trainer.train import TrainResult, out_of_memory_advice, train
 pytestmark = pytest.mark.train
 
 WriteRecipe = Callable[..., Path]
+TINY_MODEL = {"kind": "new", "vocabulary": 320, "layers": 2, "heads": 2}
 
 
 def run(recipe_file: Path, url: str, output: Path, **options: Any) -> TrainResult:
@@ -244,6 +245,41 @@ def test_low_rank_adapters_train_a_pretrained_model(url: str, recipe_file: Write
     assert any("lora" in name for name, _ in loaded.named_parameters())
 
 
+# torch's own compiler warns of torch, and takes a minute.
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")])]
+)
+def test_neither_chunks_nor_a_compiler_change_a_loss(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain cross-entropy in one piece is the measure; the chunks here are of 7 tokens, held out rows included."""
+    table: dict[str, Any] = {"max_steps": 2, "optimizer": "adamw", "evaluation_fraction": 0.3, "warmup": 0.0}
+    plain = run(recipe_file(**table, cross_entropy="plain"), url, tmp_path / "plain")
+    monkeypatch.setattr("trainer.loss.CHUNK_ELEMENTS", 7 * 320)
+    other = run(recipe_file(**table, compile=compiled), url, tmp_path / "other")
+    assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), abs=2e-5)
+    assert other.metrics["eval_loss"] == pytest.approx(plain.metrics["eval_loss"], abs=2e-5)
+    told = [result.metrics["environment"]["cross_entropy"] for result in (plain, other)]
+    assert told == ["plain", "chunked"]
+    names = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").state_dict().keys()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "other").state_dict().keys() == names
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes' own, of a CPU
+@pytest.mark.parametrize("bits", [4, 8])
+def test_adapters_train_on_quantised_weights(url: str, recipe_file: WriteRecipe, tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1, model=TINY_MODEL | {"hidden_size": 128}), url, base)
+    recipe = recipe_file(
+        model={"kind": "pretrained", "path": str(base)}, lora={"rank": 4, "base_bits": bits}, learning_rate=1e-2
+    )
+    result = run(recipe, url, tmp_path / "adapter")
+    assert result.metrics["last_loss"] < result.metrics["first_loss"] - 0.1
+    assert 400_000 < result.metrics["parameters"] < 500_000  # of the model, not of the bytes that hold it
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
 def test_weights_are_bf16_when_asked_for(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
     run(recipe_file(max_steps=1, precision="bf16"), url, tmp_path / "model")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto").dtype == torch.bfloat16
@@ -365,6 +401,31 @@ def test_a_loss_that_is_no_number_stops_the_run(url: str, recipe_file: WriteReci
     message = "lower [train] learning_rate"
     expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
     assert training_row(url).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": {"base_bits": 4}}, "lora base_bits = 4 needs bitsandbytes: pip install bitsandbytes"),
+        ({"cross_entropy": "liger"}, "needs a GPU and liger-kernel (pip install liger-kernel)"),
+        ({"compile": True}, "compile = true needs a C++ compiler, and no g++ or clang++ is on PATH"),
+    ],
+)
+def test_what_a_setting_needs_and_is_not_there_is_named(
+    url: str,
+    recipe_file: WriteRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    monkeypatch.setattr("trainer.model.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    recipe = recipe_file(model={"kind": "pretrained", "path": str(base)}, **changes)
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
 
 
 def test_memory_that_runs_out_says_what_to_lower(

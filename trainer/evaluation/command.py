@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from generator import models
 from generator.recipe import ModelSettings, Recipe, SandboxSettings, load_recipe
 from generator.store import Database, open_database
-from sandbox_server.client import EMBEDDED, connect
+from sandbox_server.client import EMBEDDED, ClientConfig, connect
 from sandbox_server.embedded import embedded_sandbox
 from sandbox_server.jobs import Judge
 from sandbox_server.sandbox import Sandbox
@@ -131,7 +131,7 @@ async def _connect(settings: SandboxSettings) -> AsyncIterator[tuple[Sandbox, st
         async with embedded_sandbox(("--set", f'sandbox.runtimes=["{_OWN_RUNTIME}"]')) as sandbox:
             yield sandbox, _OWN_RUNTIME
     else:
-        async with connect(settings.address) as sandbox:
+        async with connect(settings.address, ClientConfig(credentials=settings.credentials())) as sandbox:
             yield sandbox, settings.runtime
 
 
