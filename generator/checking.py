@@ -87,25 +87,40 @@ def plan_new(database: Database, chain: Chain, plan: Plan) -> int:
     """
     if _all_selected(database, chain, plan):
         return 0
-    response, execution, told = models.Response, models.Execution, models.Score
-    unplanned = (
-        work.rows_of(chain, "responses")
-        .join(execution, sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions))
-        .where(
-            execution.verdict == PASSED,
-            ~sa.exists().where(told.recipe_id == plan.id, told.response_id == response.id),
-        )
-        .with_only_columns(response.instruction_id)
-        .distinct()
-    )
+    unplanned = _unplanned(chain, plan.id, plan.executions).with_only_columns(models.Response.instruction_id)
     with database.reading() as session:
-        ids = session.scalars(unplanned).all()
+        ids = session.scalars(unplanned.distinct()).all()
     for batch in batched(ids, _INSTRUCTIONS):
         with database.writing() as session:
             take_turns(session, f"checks of {chain.pipeline}")
             for samples in _samples(session, chain, plan, batch).values():
                 _plan_instruction(session, plan, samples)
     return len(ids)
+
+
+def count(database: Database, chain: Chain, checks: str, executions: str) -> tuple[int, int, int]:
+    """Count what there is of checks.
+
+    Args:
+        database: to look in.
+        chain: whose.
+        checks: their recipe id, whether or not anything was ever planned under it.
+        executions: recipe id of the runs of answers with their own tests.
+
+    Returns:
+        The programs that were run and those that were not, of the planned checks, and the answers that passed and were
+        not planned for.
+    """
+    check, execution = models.Check, models.Execution
+    run = sa.and_(execution.recipe_id == check.executions_recipe_id, execution.program_key == check.program_key)
+    columns = (check.program_key, check.executions_recipe_id)
+    planned = sa.select(*columns, execution.id.is_not(None).label("run")).outerjoin(execution, run)
+    each = planned.where(check.recipe_id == checks).distinct().subquery()
+    unplanned = _unplanned(chain, checks, executions).with_only_columns(sa.func.count(models.Response.id))
+    with database.reading() as session:
+        found: Any = session.execute(sa.select(each.c.run, sa.func.count()).group_by(each.c.run))
+        counted: dict[bool, int] = dict(found.all())
+        return counted.get(True, 0), counted.get(False, 0), session.scalar(unplanned) or 0
 
 
 def count_pending(database: Database, plan: Plan) -> int:
@@ -272,6 +287,14 @@ def _score_instruction(session: Session, plan: Plan, samples: list[Sample]) -> i
     if rows:
         session.execute(sa.update(models.Score), rows)
     return len(rows)
+
+
+def _unplanned(chain: Chain, checks: str, executions: str) -> sa.Select[Any]:
+    """The responses that passed and have no score under a recipe of checks, not even one to come."""
+    response, execution, told = models.Response, models.Execution, models.Score
+    run = sa.and_(execution.program_key == response.program_key, execution.recipe_id == executions)
+    planned = sa.exists().where(told.recipe_id == checks, told.response_id == response.id)
+    return work.rows_of(chain, "responses").join(execution, run).where(execution.verdict == PASSED, ~planned)
 
 
 def _unrun(plan: Plan) -> sa.Select[Any]:

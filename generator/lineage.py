@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from generator.models import (
     Base,
+    Check,
     Concepts,
     Dataset,
     DatasetItem,
@@ -18,6 +19,7 @@ from generator.models import (
     Judgement,
     Recipe,
     Response,
+    Score,
     Seed,
     Training,
 )
@@ -121,8 +123,18 @@ def _fate(session: Session, response: Response) -> dict[str, Any]:
         .where(DatasetItem.response_id == response.id)
         .order_by(Dataset.name, Dataset.version)
     )
+    check = sa.and_(Execution.recipe_id == Check.executions_recipe_id, Execution.program_key == Check.program_key)
+    checks = (
+        sa.select(Check.kind, Check.number, Check.other_id, Check.label, Execution.verdict)
+        .outerjoin(Execution, check)
+        .where(Check.recipe_id == Score.recipe_id, Check.response_id == Score.response_id)
+    )
+    scores = sa.select(Score).where(Score.response_id == response.id).order_by(Score.created_at)
+    mine = checks.join(Score, sa.true()).where(Score.response_id == response.id).order_by(Check.kind, Check.number)
     return {
         "executions": [_plain(execution) for execution in session.scalars(executions)],
+        "scores": [_plain(score) for score in session.scalars(scores)],
+        "checks": [dict(row) for row in session.execute(mine.distinct()).mappings()],
         "datasets": [dict(row) for row in session.execute(items).mappings()],
     }
 

@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from generator import models, work
+from generator import checking, models, work
+from generator.causes import Cause
+from generator.checks import are_wanted, most
 from generator.pipeline import Pipeline
 from generator.recipe import SandboxSettings
 from generator.seeds import gather
@@ -58,7 +60,22 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
     recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
     unrun, run = work.count_programs(database, chain, recipe_id)
     steps.append(Step("executions", run, unrun, unrun + pending))
+    if are_wanted(pipeline.recipe.selection):
+        steps.append(_checks(database, pipeline, chain, executed if recipe_id else None, unrun + pending))
     return steps
+
+
+def _checks(
+    database: Database, pipeline: Pipeline, chain: work.Chain, executed: models.Recipe | None, to_come: int
+) -> Step:
+    """The programs that are run of answers which pass: each costs up to so many, and some of these are one program."""
+    each = most(pipeline.recipe.selection, chain.samples["responses"])
+    if executed is None:
+        return Step("checks", 0, 0, to_come * each)
+    causes = pipeline.checks(Cause(executed.stage, executed.parameters))
+    run, unrun, unplanned = checking.count(database, chain, causes[-1].id, executed.id)
+    to_do = unrun + unplanned * each
+    return Step("checks", run, to_do, to_do + to_come * each)
 
 
 def _is_asked_for(parameters: dict[str, Any], settings: SandboxSettings) -> bool:

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from generator import checking, models
 from generator.engines import Completion, CompletionRequest, RequestFailed
+from generator.lineage import show
 from generator.pipeline import Pipeline, Report, build, forget_failed
+from generator.plan import Step, plan
 from generator.progress import Silent
 from generator.recipe import Recipe, SelectionSettings
 from generator.store import Database
@@ -198,6 +200,40 @@ async def test_the_same_program_is_never_run_twice(small: Recipe, database: Data
 
     # On itself, on two faults, one of which leaves empty functions, and twice in a row; the others' tests are its own.
     assert report.programs_run == len(sandbox.started) == 4
+
+
+async def test_a_plan_counts_checks_before_and_after(small: Recipe, database: Database) -> None:
+    recipe = checked(small)
+    await run(small, database)
+
+    before = plan(database, Pipeline(recipe))[-1]
+    await run(recipe, database)
+    after = plan(database, Pipeline(recipe))[-1]
+
+    # Two faults, a stub, a repetition and two other samples, of fifteen answers that passed.
+    assert before == Step("checks", 0, 15 * 6, 15 * 6)
+    assert after == Step("checks", programs(database), 0, 0)
+    assert [step.stage for step in plan(database, Pipeline(small))][-1] == "executions"
+
+
+async def test_a_rows_story_tells_its_score_and_its_checks(small: Recipe, database: Database) -> None:
+    await run(checked(small), database)
+    id = rows(database, "SELECT min(response_id) FROM scored_responses")[0][0]
+
+    with database.reading() as session:
+        story = show(session, id)
+
+    assert [score["mutants_killed"] for score in story["scores"]] == [2]
+    told = [(check["kind"], check["verdict"]) for check in story["checks"]]
+    assert told == [
+        ("agreement", "FAILED"),
+        ("agreement", "FAILED"),
+        ("mutant", "FAILED"),
+        ("mutant", "FAILED"),
+        ("repeat", "PASSED"),
+        ("stub", "FAILED"),
+    ]
+    assert all(check["label"].startswith("line ") for check in story["checks"] if check["kind"] == "mutant")
 
 
 @pytest.mark.nsjail

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from pathlib import Path
 
@@ -9,12 +10,18 @@ import sqlalchemy as sa
 
 from generator import models, store
 from generator.causes import Cause
-from generator.recipe import DatasetSettings
+from generator.filters import rules
+from generator.recipe import DatasetSettings, SelectionSettings
 from generator.select import Snapshot, select
 from generator.store import Database, open_database
 from generator.work import Chain
+from sandbox_server.settings import SettingsError
 
 SELECTION = Cause("selection", {"sections": ["reasoning", "implementation"]})
+
+
+NOTHING = SelectionSettings()
+USUAL = DatasetSettings(sections=("reasoning", "implementation"))
 
 
 class Shelf:
@@ -74,11 +81,10 @@ class Shelf:
             if code and verdict:
                 store.insert_new(session, models.Execution, [execution])
 
-    def select(self) -> Snapshot:
+    def select(self, asked: SelectionSettings = NOTHING, settings: DatasetSettings = USUAL) -> Snapshot:
         stages = ("concepts", "instructions", "responses")
         chain = Chain("p", dict.fromkeys(stages, self.recipe), dict.fromkeys(stages, 99))
-        settings = DatasetSettings(sections=("reasoning", "implementation"))
-        return select(self.database, chain, self.recipe, SELECTION, "pairs", settings=settings)
+        return select(self.database, chain, self.recipe, SELECTION, "pairs", rules(asked), settings)
 
     def verdicts(self) -> dict[str, str | None]:
         """By response the filter that rejected it; None where it was kept."""
@@ -139,6 +145,58 @@ def test_a_pair_that_came_first_gives_way_to_one_with_a_smaller_key(shelf: Shelf
 
     assert shelf.verdicts() == {"r1": None, "r5": "one_per_instruction"}
     assert (first.version, second.version) == (1, 2)
+
+
+def long_code(number: int) -> str:
+    body = "\n".join(f"    total += values[{line}] * weights[{line}]" for line in range(20))
+    return f"def weigh_{number}(values, weights):\n    total = {number}\n{body}\n    return total\n"
+
+
+def test_of_near_duplicates_one_stays_and_the_other_names_it(shelf: Shelf) -> None:
+    for number in range(3):
+        shelf.instruction(f"i{number}", f"Task number {number} is unlike {'abc'[number]} others in every word {number}")
+    shelf.response("r1", "i0", long_code(1))
+    shelf.response("r2", "i1", f"# A comment of some length changes nothing\n{long_code(2)}")
+    shelf.response("r3", "i2", "def other():\n    return 'something else altogether'\n")
+
+    shelf.select(SelectionSettings(near_duplicates=0.7))
+
+    assert shelf.verdicts() == {"r1": None, "r2": "near_code", "r3": None}
+    with shelf.database.reading() as session:
+        told = session.scalars(sa.select(models.Judgement).where(models.Judgement.subject_id == "r2")).one()
+    assert (told.other_id, told.reason) == ("r1", "much like the code of a chosen pair")
+
+
+def test_what_overlaps_a_benchmark_names_the_problem(shelf: Shelf, tmp_path: Path) -> None:
+    asked = "Write a python function to remove the first and the last occurrence of a given character from a string."
+    (tmp_path / "scored.jsonl").write_text(json.dumps({"task_id": 11, "text": asked, "code": "x = 1"}) + "\n")
+    shelf.instruction("i1", f"Your task: {asked}")
+    shelf.instruction("i2", "Write a function that adds two numbers and returns what that comes to.")
+    shelf.response("r1", "i1", "a = 1")
+    shelf.response("r2", "i2", "a = 2")
+
+    shelf.select(SelectionSettings(benchmarks=str(tmp_path)))
+
+    assert shelf.verdicts() == {"r1": "benchmark_overlap", "r2": None}
+    with shelf.database.reading() as session:
+        told = session.scalars(sa.select(models.Judgement.reason).where(models.Judgement.subject_id == "r1")).one()
+    assert told == "holds 100% of the description of scored/11"
+
+
+def test_a_folder_that_is_not_there_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^\[selection\] benchmarks: expected a folder"):
+        rules(SelectionSettings(benchmarks=str(tmp_path / "none")))
+
+
+def test_pairs_are_cleaned_up_when_they_are_frozen(shelf: Shelf) -> None:
+    shelf.instruction("i", "do")
+    shelf.response("r", "i", "a = 1")
+
+    shelf.select(settings=DatasetSettings(sections=("reasoning", "implementation"), sections_dropped=1.0))
+
+    with shelf.database.reading() as session:
+        dataset = store.find_dataset(session, "pairs")
+        assert [item.response for item in store.iter_items(session, dataset.id, [0])] == ["how r"]
 
 
 def test_what_was_not_executed_yet_is_not_judged(shelf: Shelf) -> None:
