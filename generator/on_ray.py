@@ -205,8 +205,8 @@ def build_on_ray(
         prepare(database, pipeline, progress, report)
         executions = declare_executions(database, pipeline, asyncio.run(_ask_sandbox(recipe)))
         of = workers or int(ray.cluster_resources().get("CPU", 1)) or 1
-        key = os.environ.get(recipe.model.api_key_env)
-        secrets = {recipe.model.api_key_env: key} if key else {}
+        names = (recipe.model.api_key_env, recipe.sandbox.token_env)
+        secrets = {name: os.environ[name] for name in names if name in os.environ}
         url = _absolute(database)
         here = str(Path.cwd())
         assignment = Assignment(recipe, url, executions, here, secrets, this_host(), of, open_engine)

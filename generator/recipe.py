@@ -108,7 +108,7 @@ class SandboxSettings:
     """Where candidates run: "embedded" starts a server for the build; else gRPC addresses, with commas between."""
 
     address: str = "embedded"
-    token_env: str = "SELFALIGN_TOKEN"
+    token_env: str = "SELFALIGN_TOKEN"  # noqa: S105  # a name
     """Environment variable that holds the servers' token, if they want one; never the token itself."""
     tls: bool = False
     """Whether the servers speak TLS."""
