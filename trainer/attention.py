@@ -1,14 +1,18 @@
 """Attention for packed rows without a mask over the whole row: each example on its own, by PyTorch's own kernels.
 
 The mask that transformers builds for packed rows has as many entries as the row has pairs of tokens, and rules out the
-fastest kernels. Here the row is cut at the examples' boundaries, which travel with the batch (`cu_seq_lens_q`, as for
-flash attention), and every piece is plain causal attention. The work is the sum of the squares of the lengths.
+fastest kernels. Here the examples' boundaries, which travel with the batch (`cu_seq_lens_q`, as for flash attention),
+go to PyTorch's variable-length kernel where GPU, PyTorch and type of number allow it. Elsewhere the row is cut at them,
+and every piece is plain causal attention. Either way the work is the sum of the squares of the lengths.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,6 +33,7 @@ def varlen_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of each example with itself, in transformers' form.
@@ -43,11 +48,25 @@ def varlen_attention(
         scaling: of the scores; None: by the square root of the width.
         sliding_window: tokens that a token sees, itself included; None: all before it.
         cu_seq_lens_q: where each example begins, and where the last one ends; None: the row is one example.
+        max_length_q: tokens of the longest example.
         kwargs: of other kinds of attention.
 
     Returns:
         Shape [1, tokens, heads, width], and None for the weights, which no one keeps.
     """
+    kernel = fused_kernel() if cu_seq_lens_q is not None and not dropout and _suits(query) else None
+    if kernel is not None:
+        mixed = kernel(
+            *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        return mixed.unsqueeze(0), None
     ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
     pieces = []
     for start, end in pairwise(ends):
@@ -68,6 +87,26 @@ def varlen_attention(
             )
         )
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _suits(states: torch.Tensor) -> bool:
+    """What the kernel asks of its input: FlashAttention 2's types, widths and GPUs (Ampere and later)."""
+    half = states.dtype in (torch.bfloat16, torch.float16)
+    return (
+        half and states.is_cuda and states.shape[-1] <= 256 and torch.cuda.get_device_capability(states.device) >= (8,)
+    )
+
+
+@cache
+def fused_kernel() -> Callable[..., torch.Tensor] | None:
+    """PyTorch's `varlen_attn`, if this PyTorch has it in the form that takes windows and grouped heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    taken = inspect.signature(varlen_attn).parameters
+    known = {"scale", "window_size", "enable_gqa"} <= taken.keys()
+    return cast("Callable[..., torch.Tensor]", varlen_attn) if known else None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

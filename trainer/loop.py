@@ -129,6 +129,7 @@ class StepTrainer(Trainer):
         if self.args.device.type != "cuda":
             return {}
         metrics = {"peak_memory_bytes": float(torch.cuda.max_memory_allocated())}
+        torch.cuda.reset_peak_memory_stats()
         peak = peak_flops(torch.cuda.get_device_name())
         if peak is not None:
             flops = sum(_flops(self.cost, step) for step in interval.steps)

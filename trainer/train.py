@@ -260,7 +260,8 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
         "parameters": parameters,
         "trained_parameters": trained,
         "data": found.counts(),
-        "environment": environment(settings, trainer) | {"cross_entropy": cross_entropy},
+        "environment": environment(settings, trainer)
+        | {"attention": model.config._attn_implementation, "cross_entropy": cross_entropy},
     }
 
 

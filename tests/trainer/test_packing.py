@@ -106,6 +106,50 @@ def test_logits_of_packed_and_padded_examples_agree(name: str, implementation: s
 
 
 @pytest.mark.parametrize("name", ["llama", "starcoder2"])
+def test_the_variable_length_kernel_is_called_by_its_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel needs a GPU; one of PyTorch's signature, by its documentation, stands in: packed equals unpacked."""
+    calls: list[int] = []
+
+    def kernel(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+        max_q: int, max_k: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        """Shapes [tokens, heads, width]; a window of (left, 0) shows each token `left` before it, -1 all."""
+        left, right = window_size
+        assert (right, cu_seq_q.dtype, query.is_contiguous()) == (0, torch.int32, True)
+        assert max_q == max_k == int(cu_seq_q.diff().max())
+        calls.append(len(query))
+        groups = query.shape[1] // key.shape[1]
+        assert enable_gqa == (groups > 1)
+        row = torch.repeat_interleave(torch.arange(len(cu_seq_q) - 1), cu_seq_q.diff())
+        place = torch.arange(len(query))
+        distance = place[:, None] - place[None, :]
+        seen = (row[:, None] == row[None, :]) & (distance >= 0) & ((distance <= left) | (left < 0))
+        scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(groups, dim=1)) * scale
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+        return torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(groups, dim=1))
+
+    model = models()[name].eval()
+    examples = make_examples(6)
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    with torch.no_grad():
+        alone = torch.cat([model(torch.tensor([e.input_ids]), use_cache=False).logits[0] for e in examples])
+        monkeypatch.setattr(attention, "fused_kernel", lambda: kernel)
+        monkeypatch.setattr(attention, "_suits", lambda states: True)
+        rest = ("logits_to_keep", "labels", "shift_labels")
+        packed = {key: value for key, value in flatten(examples).items() if key not in rest}
+        together = model(**packed, use_cache=False).logits[0]
+    assert calls == [len(alone)] * 2
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_this_pytorchs_kernel_is_known() -> None:
+    """A release that changes its arguments is noticed here, not on a GPU."""
+    assert attention.fused_kernel() is not None or torch.__version__ < "2.10"
+
+
+@pytest.mark.parametrize("name", ["llama", "starcoder2"])
 def test_the_loss_is_that_of_labels_over_the_whole_row(name: str) -> None:
     """Leaving out logits that have no label changes neither the loss nor a gradient."""
     model = models()[name]
