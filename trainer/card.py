@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from generator import models
+from trainer.evaluation.show import model_index
 
 CARD_NAME = "README.md"
 
@@ -42,6 +43,9 @@ def model_card(session: Session, training_id: str) -> str:
     front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [code, self-alignment, selfalign]"]
     if base:
         front.append(f"base_model: {json.dumps(base)}")
+    evaluations = _evaluations(session, training_id)
+    if evaluations:
+        front.append(model_index(name, *evaluations))
     origin = f"`{base}`, fine-tuned" if base else "A small Llama-type model, trained from nothing"
     sections = [
         f"# {name}",
@@ -51,7 +55,7 @@ def model_card(session: Session, training_id: str) -> str:
         _section("Data", _data(session, dataset)),
         _section("Licences", _licences(session, dataset, base)),
         _section("Training", _training(metrics, settings)),
-        _section("Scores", _scores(session, training_id)),
+        _section("Scores", _scores(evaluations)),
         _section(
             "Limits",
             "Trained on single-turn tasks in Python, mostly; the tests that accepted the pairs were written by the "
@@ -181,15 +185,21 @@ def _training(metrics: dict[str, Any], settings: dict[str, Any]) -> str:
     return f"{table}\n\n```json\n{json.dumps(settings, indent=2, ensure_ascii=False)}\n```"
 
 
-def _scores(session: Session, training_id: str) -> str:
-    evaluations = session.scalars(
-        sa.select(models.Evaluation)
+def _evaluations(session: Session, training_id: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Benchmark, scores and parameters of each finished evaluation of this training."""
+    query = (
+        sa.select(models.Evaluation.benchmark, models.Evaluation.scores, models.Recipe.parameters)
+        .join(models.Recipe, models.Recipe.id == models.Evaluation.recipe_id)
         .where(models.Evaluation.training_id == training_id, models.Evaluation.scores.is_not(None))
         .order_by(models.Evaluation.benchmark, models.Evaluation.id)
-    ).all()
+    )
+    return [(benchmark, scores or {}, parameters) for benchmark, scores, parameters in session.execute(query)]
+
+
+def _scores(evaluations: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
     if not evaluations:
         return "None yet; `selfalign eval` scores a checkpoint."
-    rows = [f"| {row.benchmark} | {_score(row.scores or {})} |" for row in evaluations]
+    rows = [f"| {benchmark} | {_score(scores)} |" for benchmark, scores, _ in evaluations]
     return "\n".join(["| benchmark | scores |", "|---|---|", *rows])
 
 

@@ -27,7 +27,11 @@ def card_of(url: str, dataset_id: str, parameters: dict[str, object], score: flo
         finish_training(session, training.id, status="finished", metrics=metrics)
         if score is not None:
             evaluation = add_evaluation(
-                session, benchmark="humaneval", subject="runs/tiny-1", parameters={}, training_id=training.id
+                session,
+                benchmark="humaneval",
+                subject="runs/tiny-1",
+                parameters={"data_version": "1.0"},
+                training_id=training.id,
             )
             finish_evaluation(session, evaluation.id, {"problems": 164, "pass@1": score})
     with database.reading() as session:
@@ -49,6 +53,20 @@ def test_the_card_tells_data_licences_training_and_scores(
     assert "| last loss | 4.2500 |" in text
     assert "| tokens a second | 1,234 |" in text
     assert "| humaneval | problems 164, pass@1 0.5 |" in text
+
+
+def test_the_scores_stand_in_the_front_matter_as_hubs_read_them(
+    url: str, dataset_id: str, recipe_file: Callable[..., Path]
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    parameters: dict[str, object] = {"dataset": "tiny@1", "train": settings(recipe_file).causes()}
+    front = yaml.safe_load(card_of(url, dataset_id, parameters, score=0.5).split("---")[1])
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    assert (front["library_name"], model["name"]) == ("transformers", "tiny-1")
+    assert result["dataset"] == {"name": "HumanEval", "type": "openai_humaneval", "revision": "1.0"}
+    assert result["metrics"] == [{"type": "pass@k", "name": "pass@1", "value": 0.5, "verified": False}]
+    assert "model-index" not in yaml.safe_load(card_of(url, dataset_id, parameters).split("---")[1])
 
 
 def test_the_card_of_a_fine_tuned_model_names_its_base(

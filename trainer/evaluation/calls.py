@@ -33,6 +33,10 @@ class CannotScore(Exception):
     """A sample cannot be run at all; the message names it and says why. Nothing is scored for it."""
 
 
+class CannotJudge(Exception):
+    """The separate judge cannot judge these tests of this program; the message says why. The next sample may do."""
+
+
 class Opaque:
     """A value that did not come out of its interpreter, having no form outside or too long a one: unequal to all."""
 

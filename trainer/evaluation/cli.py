@@ -138,6 +138,11 @@ def _table(report: Report) -> str:
     lines = [f"{report.benchmark}: {report.subject}"]
     lines += [f"  {verdict:<14}{count:>6}" for verdict, count in scores["verdicts"].items()]
     lines += rates_text(scores)
+    if "unjudged" in scores:
+        lines.append(
+            f"  {scores['unjudged']} could not be judged in a jail of their own and count as not passed; "
+            "`selfalign eval show last` says why"
+        )
     kept = scores["samples"] - report.ran
     lines.append(
         f"  {scores['passed']}/{scores['samples']} samples of {scores['problems']} problems passed; "
@@ -212,7 +217,7 @@ def show_command(name: str, db: str, as_json: bool, as_samples: bool, model_inde
     if model_index is not None:
         if stored.scores is None:
             raise click.ClickException(f"evaluation {stored.id} is not finished, so it has no scores to put on a card")
-        click.echo(show.model_index(stored, model_index))
+        click.echo(show.model_index(model_index, (stored.benchmark, stored.scores or {}, stored.parameters)))
     elif as_samples:
         click.echo(show.samples_text(stored))
     elif as_json:

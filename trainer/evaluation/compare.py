@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from generator import models, store
-from trainer.evaluation.rows import ScoredSample, stored_samples
+from trainer.evaluation.rows import UNJUDGED, ScoredSample, stored_samples
 
 
 class NoSuchEvaluation(LookupError):
@@ -49,7 +49,8 @@ class Comparison:
     Attributes:
         gained: problems with a greater share of right samples in the second.
         lost: those with a smaller one.
-        problems: how many both have.
+        problems: how many both have, and every sample of which was judged in both.
+        unjudged: problems that are left out, since the separate judge could not judge a sample of theirs.
         p_value: of McNemar's exact test, see `mcnemar_exact`.
         differing: parameters that are not the same, with both values.
     """
@@ -61,6 +62,7 @@ class Comparison:
     problems: int
     p_value: float
     differing: dict[str, tuple[object, object]]
+    unjudged: int = 0
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
@@ -96,7 +98,9 @@ def compare(first: Stored, second: Stored) -> Comparison:
             f"{first.id} ({first.benchmark}) and {second.id} ({second.benchmark}) are not of the same problems: "
             f"{len(missing)} are in one of them only, {missing[0]} for example"
         )
-    changes = [Change(task_id, before[task_id], after[task_id]) for task_id in before]
+    unjudged = {sample.task_id for sample in (*first.samples, *second.samples) if sample.verdict == UNJUDGED}
+    judged = [task_id for task_id in before if task_id not in unjudged]
+    changes = [Change(task_id, before[task_id], after[task_id]) for task_id in judged]
     gained = tuple(change for change in changes if change.second > change.first)
     lost = tuple(change for change in changes if change.second < change.first)
     names = sorted(first.parameters.keys() | second.parameters.keys())
@@ -106,9 +110,10 @@ def compare(first: Stored, second: Stored) -> Comparison:
         second.id,
         gained,
         lost,
-        len(before),
+        len(judged),
         mcnemar_exact(len(gained), len(lost)),
         {name: pair for name, pair in pairs.items() if pair[0] != pair[1]},
+        len(unjudged),
     )
 
 

@@ -54,6 +54,7 @@ class Check(Protocol):
             bench: what to work with.
 
         Raises:
+            CannotJudge: the separate judge cannot judge it.
             CannotScore: the sandbox refuses to run it.
             SandboxError: the sandbox's own trouble, which is no verdict.
         """

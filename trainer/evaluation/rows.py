@@ -11,9 +11,16 @@ from sqlalchemy.orm import Session
 from generator import store
 
 
+UNJUDGED = "UNJUDGED"
+"""In `evaluation_samples.verdict`: the separate judge cannot judge this program's tests; `details` says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredSample:
-    """One sample with its verdict. `details` holds the first failure or error, counts, assurance and usage."""
+    """One sample with its verdict, a `Verdict` or `UNJUDGED`.
+
+    `details` holds the first failure or error, counts, assurance and usage; or the reason why there is no verdict.
+    """
 
     task_id: str
     sample_index: int

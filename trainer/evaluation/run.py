@@ -13,11 +13,11 @@ from typing import Any
 from generator.store import Database
 from sandbox_server.jobs import Judge, LimitsRequest, SandboxInfo
 from sandbox_server.sandbox import Sandbox
-from trainer.evaluation.calls import VERSION, CannotScore
+from trainer.evaluation.calls import VERSION, CannotJudge, CannotScore
 from trainer.evaluation.passk import mean_pass_at_k, wilson_interval
 from trainer.evaluation.problems import Bench, Benchmark, Problem
 from trainer.evaluation.reference import References
-from trainer.evaluation.rows import EvaluationRows, ScoredSample
+from trainer.evaluation.rows import UNJUDGED, EvaluationRows, ScoredSample
 from trainer.evaluation.samples import SampleSource
 
 __all__ = ["CannotScore", "Report", "add_up", "evaluate"]
@@ -85,6 +85,8 @@ async def evaluate(
     if all(runtime != known.name for known in info.runtimes):
         known_names = ", ".join(known.name for known in info.runtimes)
         raise CannotScore(f"the sandbox has no runtime {runtime!r}; it has {known_names}")
+    if judge not in info.judges:
+        raise CannotScore(f"the sandbox does not judge {judge.value}; it offers {', '.join(info.judges)}")
     bench = Bench(sandbox, info, limits, judge, runtime, References(sandbox, info, runtime, references))
     rows = EvaluationRows(
         database,
@@ -107,10 +109,12 @@ async def evaluate(
         for problem, index in todo:
             sample = await source.sample(problem, index)
             name = f"{problem.task_id}#{index}"
-            found = await problem.check.score(sample.code, name, bench)
-            scored = ScoredSample(
-                problem.task_id, index, sample.completion, sample.code, found.verdict.value, found.details
-            )
+            try:
+                found = await problem.check.score(sample.code, name, bench)
+                verdict, details = found.verdict.value, found.details
+            except CannotJudge as error:
+                verdict, details = UNJUDGED, {"reason": str(error)}
+            scored = ScoredSample(problem.task_id, index, sample.completion, sample.code, verdict, details)
             rows.add(scored)
             finished[problem.task_id, index] = scored
             ran += 1
@@ -135,7 +139,8 @@ def add_up(samples: Sequence[ScoredSample]) -> dict[str, Any]:
     Returns:
         JSON-able: problems, samples, passed, "pass@k" for every k that the samples allow, each with a 95 % interval
         under "intervals", verdicts; and, where each sample has a verdict on the original benchmark's inputs as well,
-        "base" with passed, "pass@k" and "intervals" on those.
+        "base" with passed, "pass@k" and "intervals" on those. Samples that the separate judge could not judge count as
+        not passed, so that a score is never too high; "unjudged" says how many, where there are any.
     """
     scores: dict[str, Any] = {
         "problems": len({sample.task_id for sample in samples}),
@@ -143,6 +148,9 @@ def add_up(samples: Sequence[ScoredSample]) -> dict[str, Any]:
         **_rates(samples, [sample.passed for sample in samples]),
         "verdicts": dict(Counter(sample.verdict for sample in samples).most_common()),
     }
+    unjudged = sum(sample.verdict == UNJUDGED for sample in samples)
+    if unjudged:
+        scores["unjudged"] = unjudged
     if samples and all("base" in sample.details for sample in samples):
         scores["base"] = _rates(samples, [sample.details["base"] == "PASSED" for sample in samples])
     return scores

@@ -63,7 +63,7 @@ def reason(details: Mapping[str, Any]) -> str:
     elif error:
         text = f"{error.get('type')}: {error.get('message', '')}"
     else:
-        text = ""
+        text = str(details.get("reason", ""))
     text = " ".join(text.split())
     return text if len(text) <= 140 else f"{text[:137]}..."
 
@@ -81,34 +81,33 @@ def comparison_text(first: Stored, second: Stored, found: Comparison) -> str:
         lines.append(f"{title}: {len(changes)} of {found.problems} problems")
         lines += [f"  {change.task_id}  {change.first:.0%} -> {change.second:.0%}" for change in changes]
     verdict = "no more than chance explains" if found.p_value >= 0.05 else "more than chance explains"
+    if found.unjudged:
+        lines.append(f"left out: {found.unjudged} problems with samples that the separate judge could not judge")
     lines.append(f"McNemar's exact test: p = {found.p_value:.3g}, {verdict} at 5 %")
     if found.differing:
         lines.append(f"not the same in both: {', '.join(found.differing)}")
     return "\n".join(lines)
 
 
-def model_index(stored: Stored, name: str) -> str:
-    """The scores as the `model-index` of a model card's front matter (YAML, in which JSON is valid).
+def model_index(name: str, *found: tuple[str, Mapping[str, Any], Mapping[str, Any]]) -> str:
+    """Scores as the `model-index` of a model card's front matter (YAML, in which JSON is valid).
 
     Args:
-        stored: a finished evaluation.
         name: the model's.
+        found: of each finished evaluation the benchmark, the scores and the parameters.
     """
-    scores: Mapping[str, Any] = stored.scores or {}
-    title, dataset = _DATASETS.get(stored.benchmark, (stored.benchmark, stored.benchmark))
-    metrics = [
-        {"type": "pass@k", "name": rate, "value": round(float(scores[rate]), 4), "verified": False}
-        for rate in scores
-        if rate.startswith("pass@")
-    ]
-    result = {
-        "task": {"type": "text-generation"},
-        "dataset": {"name": title, "type": dataset, "revision": str(stored.parameters.get("data_version") or "")},
-        "metrics": metrics,
-    }
     lines = ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
-    for key, value in result.items():
-        lines.append(f"  {'-' if key == 'task' else ' '} {key}: {json.dumps(value)}")
+    for benchmark, scores, parameters in found:
+        title, dataset = _DATASETS.get(benchmark, (benchmark, benchmark))
+        revision = str(parameters.get("data_version") or "")
+        metrics = [
+            {"type": "pass@k", "name": rate, "value": round(float(scores[rate]), 4), "verified": False}
+            for rate in scores
+            if rate.startswith("pass@")
+        ]
+        lines.append(f"  - task: {json.dumps({'type': 'text-generation'})}")
+        lines.append(f"    dataset: {json.dumps({'name': title, 'type': dataset, 'revision': revision})}")
+        lines.append(f"    metrics: {json.dumps(metrics)}")
     return "\n".join(lines)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox_server.errors import InvalidJob, Unsupported
-from sandbox_server.jobs import Job, Outcome
-from trainer.evaluation.calls import CannotScore
+from sandbox_server.jobs import Job, Judge, Outcome
+from trainer.evaluation.calls import CannotJudge, CannotScore
 from trainer.evaluation.problems import Bench, Scored
 
 
@@ -47,11 +47,15 @@ async def run(job: Job, bench: Bench) -> Outcome:
     """Run one job.
 
     Raises:
+        CannotJudge: the separate judge refuses its tests.
         CannotScore: the sandbox refuses it.
     """
     try:
         return await bench.sandbox.run(job)
     except (InvalidJob, Unsupported) as error:
+        # That it judges apart, and that the runtime is one for programs, was asked before: it is about these tests.
+        if isinstance(error, Unsupported) and job.judge is Judge.SEPARATE:
+            raise CannotJudge(str(error)) from error
         raise CannotScore(f"{job.request_id} cannot be run: {error}") from error
 
 
