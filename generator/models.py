@@ -392,5 +392,6 @@ class EvaluationSample(Base):
     completion: Mapped[str] = mapped_column(Text)
     code: Mapped[str] = mapped_column(Text)
     verdict: Mapped[str] = mapped_column(String(32), index=True)
+    """A `Verdict`, or UNJUDGED: the separate judge cannot judge these tests of this program."""
     details: Mapped[dict[str, Any] | None]
-    """First failure or error, usage."""
+    """First failure or error, usage; or why there is no verdict."""

@@ -23,6 +23,7 @@ from trainer.evaluation.compare import find_evaluation
 from trainer.evaluation.config import EvaluateSettings
 from trainer.evaluation.generation import ModelSamples, RepairSamples, identify
 from trainer.evaluation.problems import Benchmark, Problem
+from trainer.evaluation.rows import UNJUDGED
 from trainer.evaluation.run import Report, evaluate
 from trainer.evaluation.samples import CanonicalSamples, FileSamples, SampleSource
 

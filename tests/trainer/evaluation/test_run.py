@@ -10,11 +10,12 @@ from sqlalchemy import select
 
 from generator.models import Evaluation, EvaluationSample, Recipe
 from generator.store import Database
-from sandbox_server.errors import Broken, InvalidJob, Unavailable
+from sandbox_server.errors import Broken, InvalidJob, Unavailable, Unsupported
 from sandbox_server.jobs import (
     AssertionFailure,
     Isolation,
     Job,
+    Judge,
     Limits,
     LimitsRequest,
     Outcome,
@@ -57,6 +58,7 @@ class FakeSandbox:
     def __init__(self, answer: Callable[[Job], Outcome]) -> None:
         self.answer = answer
         self.jobs: list[Job] = []
+        self.judges = tuple(Judge)
 
     async def run(self, job: Job) -> Outcome:
         self.jobs.append(job)
@@ -65,7 +67,7 @@ class FakeSandbox:
     async def info(self) -> SandboxInfo:
         limits = Limits(10_000, 10_000, 1 << 28, 64, 64, 1 << 20, 1 << 20, 1 << 20)
         runtime = RuntimeInfo("python", "CPython", (), "fingerprint", warm=False)
-        return SandboxInfo("0", (runtime,), limits, limits, 2, 8, Isolation((), False, "none", True))
+        return SandboxInfo("0", (runtime,), limits, limits, 2, 8, Isolation((), False, "none", True), self.judges)
 
     async def close(self) -> None: ...
 
@@ -170,6 +172,37 @@ async def test_a_sample_that_cannot_be_run_is_named(database: Database) -> None:
 
     with pytest.raises(CannotScore, match="T/0#0 cannot be run: code: longer than 1 MiB"):
         await score(FakeSandbox(refuses), database, concurrency=1)
+
+
+async def test_what_cannot_be_judged_apart_is_a_row_with_its_reason(database: Database) -> None:
+    """The evaluation goes on, the sample counts as not passed, and it is not asked for again."""
+
+    def refuses_some(job: Job) -> Outcome:
+        assert job.judge is Judge.SEPARATE
+        if job.request_id.startswith("T/2"):
+            raise Unsupported("judge: SEPARATE cannot judge these tests: they patch the program")
+        return judged(job)
+
+    sandbox = FakeSandbox(refuses_some)
+    report = await score(sandbox, database, judge=Judge.SEPARATE)
+    again = await score(idle := FakeSandbox(refuses_some), database, judge=Judge.SEPARATE)
+
+    assert report.scores["verdicts"] == {"PASSED": 5, "FAILED": 5, "UNJUDGED": 2}
+    assert (report.scores["passed"], report.scores["unjudged"]) == (5, 2)
+    assert (again.ran, idle.jobs, again.scores) == (0, [], report.scores)
+    with database.reading() as session:
+        row = session.get_one(EvaluationSample, (report.evaluation, "T/2", 0))
+    assert row.verdict == "UNJUDGED"
+    assert row.details == {"reason": "judge: SEPARATE cannot judge these tests: they patch the program"}
+
+
+async def test_a_sandbox_without_a_separate_judge_is_refused_at_once(database: Database) -> None:
+    sandbox = FakeSandbox(judged)
+    sandbox.judges = (Judge.SAME_INTERPRETER,)
+
+    with pytest.raises(CannotScore, match="does not judge SEPARATE; it offers SAME_INTERPRETER"):
+        await score(sandbox, database, judge=Judge.SEPARATE)
+    assert sandbox.jobs == []
 
 
 async def test_progress_starts_with_what_is_already_stored(database: Database) -> None:
