@@ -82,7 +82,7 @@ class Keeper(Generic[R]):
 
     def settle(self, ids: Iterable[str]) -> None:
         """Decide on rows that were judged just now, and on every row for which that changes something."""
-        self._settle(set(ids), are_new=True)
+        self._settle(set(ids) if self.ways else set(), are_new=True)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Take rows out, and decide on those that had given way to them."""

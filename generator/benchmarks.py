@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import json
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ DESCRIPTIONS = ("text", "prompt", "question_content", "description", "instructio
 SOLUTIONS = ("canonical_solution", "code", "reference_code", "solution")
 """What benchmarks call the parts of a problem."""
 
+_PACKAGE = "package:"
 _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _DOCSTRING = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', flags=re.DOTALL)
@@ -65,7 +67,7 @@ class BenchmarkIndex:
     """The pieces of all problems in a folder of benchmark files (`.jsonl`, `.jsonl.gz`, `.json`).
 
     Args:
-        folder: to read.
+        folder: to read; `package:NAME` is the folder `data` of an installed package.
         setting: what named it, for messages.
 
     Attributes:
@@ -136,6 +138,12 @@ def _strings(row: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
 
 
 def _problems(folder: Path, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if str(folder).startswith(_PACKAGE):
+        # Found without importing it: the package's own imports are not needed for its data.
+        spec = importlib.util.find_spec(str(folder).removeprefix(_PACKAGE))
+        if spec is None or spec.origin is None:
+            raise SettingsError(f"{setting}: no package {str(folder).removeprefix(_PACKAGE)!r} is installed")
+        folder = Path(spec.origin).parent / "data"
     if not folder.is_dir():
         raise SettingsError(f"{setting}: expected a folder of benchmark files, got {str(folder)!r}")
     for file in sorted(folder.iterdir()):

@@ -45,14 +45,18 @@ def seeds(recipe: Recipe) -> Cause:
     """Where seeds are looked for: what is set, so that a setting that is new in a version changes nothing."""
     usual = SeedSettings()
     settings = {item.name: getattr(recipe.seeds, item.name) for item in dataclasses.fields(usual)}
-    del settings["limit"]  # says how many are read, not which are there
+    for name in ("limit", "near_duplicates"):  # these say how many are read, and which, not what is there
+        del settings[name]
     chosen = {name: value for name, value in settings.items() if value != getattr(usual, name)}
     return Cause("seeds", {"source": recipe.seeds.source} | {name: to_plain(value) for name, value in chosen.items()})
 
 
-def seed_filters(filters: Iterable[tuple[str, str]]) -> Cause:
-    """Which filters seeds pass, by name and version."""
-    return Cause("seed filters", {"filters": [list(entry) for entry in filters]})
+def seed_filters(filters: Iterable[tuple[str, str]], likenesses: Iterable[tuple[str, str]], source: Cause) -> Cause:
+    """Which filters seeds pass, by name and version; where they are compared, also among which they are."""
+    parameters: dict[str, Any] = {"filters": [list(entry) for entry in filters]}
+    if ways := [list(entry) for entry in likenesses]:
+        parameters |= {"alike": ways, "source": source.id}
+    return Cause("seed filters", parameters)
 
 
 def generation(recipe: Recipe, stage: Stage) -> Cause:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from generator import causes, checking, filters, line, models, work
+from generator.alike import Keeper, Likeness
 from generator.causes import Cause
 from generator.engines import Engine
 from generator.filters import Rules
@@ -24,7 +26,7 @@ from generator.leases import Leases
 from generator.line import Line, Tally
 from generator.progress import Progress
 from generator.recipe import Recipe
-from generator.seeds import SeedFilter, gather, judge, seed_filters
+from generator.seeds import SeedFilter, gather, judge, seed_filters, seed_likenesses
 from generator.select import Snapshot, select
 from generator.stages import STAGES
 from generator.store import Database, batched, ensure_recipe, insert_new, storable, take_turns
@@ -64,7 +66,13 @@ class Pipeline:
     @cached_property
     def seed_filters(self) -> Cause:
         """What seeds must be."""
-        return causes.seed_filters((entry.name, entry.version) for entry in self.asked_of_seeds)
+        filters = [(entry.name, entry.version) for entry in self.asked_of_seeds]
+        return causes.seed_filters(filters, [(way.name, way.version) for way in self.seeds_differ_in], self.seeds)
+
+    @cached_property
+    def seeds_differ_in(self) -> tuple[Likeness[Any], ...]:
+        """The ways in which no two seeds are alike."""
+        return seed_likenesses(self.recipe.seeds)
 
     @cached_property
     def stages(self) -> dict[str, Cause]:
@@ -281,9 +289,14 @@ def choose_seeds(database: Database, pipeline: Pipeline) -> int:
     Returns:
         How many are chosen.
     """
+    if pipeline.seeds_differ_in:
+        _forget_lost_seeds(database, pipeline)
     for batch in _unjudged_seeds(database, pipeline):
+        judged = [_seed_judgement(pipeline, seed) for seed in batch]
         with database.writing() as session:
-            insert_new(session, models.Judgement, [_seed_judgement(pipeline, seed) for seed in batch])
+            take_turns(session, f"seeds of {pipeline.name}")
+            insert_new(session, models.Judgement, judged)
+            _seed_keeper(session, pipeline).settle(row["subject_id"] for row in judged if row["kept"])
     member, judgement = models.PipelineSeed, models.Judgement
     kept = (
         sa.select(member.seed_id)
@@ -321,6 +334,36 @@ def _unjudged_seeds(database: Database, pipeline: Pipeline) -> Iterator[list[mod
             return
         yield page
         after = page[-1].id
+
+
+@dataclass(frozen=True, slots=True)
+class _Seed:
+    """A seed as it is compared; of those that are alike the one with the smallest key stays."""
+
+    id: str
+    code: str
+
+    @property
+    def place(self) -> str:
+        return self.id
+
+
+def _seed_keeper(session: Session, pipeline: Pipeline) -> Keeper[_Seed]:
+    def load(session: Session, ids: Sequence[str]) -> list[_Seed]:
+        query = sa.select(models.Seed.id, models.Seed.code).where(models.Seed.id.in_(ids))
+        return [_Seed(id, code) for id, code in session.execute(query)]
+
+    return Keeper(session, pipeline.seed_filters.id, pipeline.seeds_differ_in, load)
+
+
+def _forget_lost_seeds(database: Database, pipeline: Pipeline) -> None:
+    """Let seeds that the source lost shut out no others."""
+    judgement, member = models.Judgement, models.PipelineSeed
+    here = sa.exists().where(member.pipeline == pipeline.name, member.seed_id == judgement.subject_id)
+    lost = sa.select(judgement.subject_id).where(judgement.recipe_id == pipeline.seed_filters.id, ~here)
+    with database.writing() as session:
+        take_turns(session, f"seeds of {pipeline.name}")
+        _seed_keeper(session, pipeline).remove(session.scalars(lost).all())
 
 
 def _seed_row(id: str, record: Any) -> dict[str, Any]:

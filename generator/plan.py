@@ -11,8 +11,7 @@ from generator.causes import Cause
 from generator.checks import are_wanted, most
 from generator.pipeline import Pipeline
 from generator.recipe import SandboxSettings
-from generator.seeds import gather
-from generator.seeds import select as select_seeds
+from generator.seeds import gather, judge
 from generator.store import Database
 
 
@@ -49,7 +48,8 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
     pending = 0  # rows of the stage above that may yet come
     if not gathered:
         settings = dataclasses.replace(pipeline.recipe.seeds, limit=0)
-        pending = len(select_seeds(gather(settings), pipeline.recipe.seeds.limit))
+        kept = sum(judge(record, pipeline.asked_of_seeds) is None for record in gather(settings))
+        pending = min(kept, pipeline.recipe.seeds.limit or kept)
         steps.append(Step("seeds", 0, pending, pending))
         chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
     for stage, samples in chain.samples.items():

@@ -57,12 +57,17 @@ class SeedSettings:
     licence: str = ""
     """SPDX expression of the code where the source does not tell: always for a folder, never for packages."""
     benchmarks: str = ""
-    """A folder of benchmark files, all splits of them: seeds that overlap a problem are left out."""
+    """A folder of benchmark files, all splits of them: seeds that overlap a problem are left out. `package:NAME` is the
+    folder `data` of an installed package."""
+    near_duplicates: float = 0.0
+    """Jaccard similarity of code from which only one seed stays; 0 compares nothing. The original's is 0.5."""
     limit: int = 0
     """At most this many, chosen by key; 0 means all."""
 
     def __post_init__(self) -> None:
         """Refuse what no source has."""
+        if not 0 <= self.near_duplicates <= 1:
+            raise ValueError(f"near_duplicates must be between 0 and 1, got {self.near_duplicates}")
         if self.limit < 0:
             raise ValueError(f"limit must be 0 (all) or more, got {self.limit}")
 
@@ -154,7 +159,7 @@ class SelectionSettings:
     near_duplicates: float = 0.0
     """Jaccard similarity of instructions, and of code, from which only one stays; 0 compares nothing but equality."""
     benchmarks: str = ""
-    """A folder of benchmark files: pairs that overlap a problem are left out."""
+    """As `[seeds] benchmarks`: pairs that overlap a problem are left out."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -23,7 +23,7 @@ step status --recipe "$recipe"       # the funnel
 cat <<END
 
 Ask the database (docs/sql.md has more):
-  selfalign db query --recipe $recipe "SELECT verdict, count(*) FROM executions GROUP BY verdict ORDER BY 2 DESC"
+  selfalign db query --recipe $recipe "SELECT agreement, mutation_score, kept, filter FROM scored_responses ORDER BY 1 DESC, 2 DESC"
   selfalign db query --recipe $recipe "SELECT licence, count(*) FROM seeds GROUP BY licence"
   selfalign db query --recipe $recipe "SELECT reason, count(*) FROM rejected_pairs GROUP BY reason ORDER BY 2 DESC"
 

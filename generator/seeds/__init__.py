@@ -7,7 +7,7 @@ for record in gather(settings):              every function found
 
 from __future__ import annotations
 
-from generator.seeds.filters import SEED_FILTERS, Rejection, SeedFilter, judge, seed_filters
+from generator.seeds.filters import SEED_FILTERS, Rejection, SeedFilter, judge, seed_filters, seed_likenesses
 from generator.seeds.sources import gather, select
 
-__all__ = ["SEED_FILTERS", "Rejection", "SeedFilter", "gather", "judge", "seed_filters", "select"]
+__all__ = ["SEED_FILTERS", "Rejection", "SeedFilter", "gather", "judge", "seed_filters", "seed_likenesses", "select"]

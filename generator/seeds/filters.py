@@ -13,11 +13,14 @@ import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from generator import minhash
+from generator.alike import Likeness
+from generator.benchmarks import BenchmarkIndex
 from generator.privacy import find_private
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
-from generator.benchmarks import BenchmarkIndex
 from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
 
 MAX_LINES = 150
@@ -146,6 +149,14 @@ def seed_filters(settings: SeedSettings) -> tuple[SeedFilter, ...]:
         return str(found) if found else None
 
     return (*SEED_FILTERS, SeedFilter("benchmark_overlap", index.fingerprint, overlap))
+
+
+def seed_likenesses(settings: SeedSettings) -> tuple[Likeness[Any], ...]:
+    """The ways in which seeds must differ; of those that are alike the one with the smallest key stays."""
+    if not settings.near_duplicates:
+        return ()
+    reason = "much like a seed that is kept"
+    return (minhash.likeness("near_duplicate", reason, lambda seed: str(seed.code), settings.near_duplicates),)
 
 
 def judge(record: SeedRecord, filters: tuple[SeedFilter, ...] = SEED_FILTERS) -> Rejection | None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from generator import filters, models
 from generator.engines import CompletionRequest, EngineUnavailable, RequestFailed
 from generator.line import REFUSED
-from generator.pipeline import Pipeline, Report, build, gather_seeds
+from generator.pipeline import Pipeline, Report, build, declare, gather_seeds
 from generator.progress import Silent
 from generator.recipe import Recipe
 from generator.store import Database, DatabaseError
@@ -373,3 +373,65 @@ def test_a_limit_is_complete_before_it_is_a_cause() -> None:
     assert complete_limits(LimitsRequest(cpu_time_ms=LIMITS.cpu_time_ms), LIMITS) == complete_limits(
         LimitsRequest(), LIMITS
     )
+
+
+def seed_judgements(database: Database) -> dict[str, tuple[bool, str | None, str | None]]:
+    query = (
+        "SELECT s.name, j.kept, j.filter, o.name AS other FROM pipelines p "
+        "JOIN judgements j ON j.recipe_id = p.seed_filters_recipe_id JOIN seeds s ON s.id = j.subject_id "
+        "LEFT JOIN seeds o ON o.id = j.other_id"
+    )
+    with database.reading() as session:
+        return {row.name: (bool(row.kept), row.filter, row.other) for row in session.execute(sa.text(query))}
+
+
+LONG_SEED = """
+def {name}(values, weights):
+    \"""Return the weighted sum of all the values, each times its weight, where both have an end.\"""
+    total = 0
+    for value, weight in zip(values, weights):
+        if value is not None and weight is not None:
+            total = total + value * weight
+    return total{more}
+"""
+
+
+async def test_of_seeds_that_are_much_alike_one_is_read_until_the_source_loses_it(
+    small: Recipe, database: Database, tmp_path: Path
+) -> None:
+    differing = dataclasses.replace(small, seeds=dataclasses.replace(small.seeds, near_duplicates=0.5))
+    for file in (tmp_path / "seeds").iterdir():
+        file.unlink()
+    for name, more in (("first", ""), ("second", " + 1"), ("third", " + 2")):
+        (tmp_path / "seeds" / f"{name}.py").write_text(LONG_SEED.format(name=name, more=more))
+    write_seeds(tmp_path, ["different"])
+
+    pipeline = Pipeline(differing)
+    declare(database, pipeline)
+    gather_seeds(database, pipeline, Silent())
+    before = seed_judgements(database)
+    kept = next(name for name, (is_kept, *_) in before.items() if is_kept and name != "different")
+    rest = {"first", "second", "third"} - {kept}
+    (tmp_path / "seeds" / f"{kept}.py").unlink()
+    gather_seeds(database, pipeline, Silent())
+    after = seed_judgements(database)
+
+    assert before == {
+        "different": (True, None, None),
+        kept: (True, None, None),
+        **dict.fromkeys(rest, (False, "near_duplicate", kept)),
+    }
+    assert kept not in after
+    assert sum(is_kept for is_kept, *_ in after.values()) == 2
+    report = await run(differing, database)
+    assert report.drawn["concepts"] == 2
+
+
+def test_seeds_are_compared_among_those_of_one_source_only(small: Recipe, database: Database, tmp_path: Path) -> None:
+    differing = dataclasses.replace(small, seeds=dataclasses.replace(small.seeds, near_duplicates=0.5))
+    other = dataclasses.replace(
+        differing, name="other", seeds=dataclasses.replace(differing.seeds, licence="BSD-3-Clause")
+    )
+
+    assert Pipeline(small).seeds.id == Pipeline(differing).seeds.id
+    assert Pipeline(small).seed_filters.id != Pipeline(differing).seed_filters.id != Pipeline(other).seed_filters.id
