@@ -21,6 +21,7 @@ record: setup-demo  ## remake the recorded completions that are missing after a 
 test: setup-test  ## format, lint, types, imports and every test
 	@$(MAKE) --no-print-directory lint types imports
 	$(BIN)/pytest
+	PYTHONS=3.13 scripts/test_pythons.sh
 
 test-pythons: setup-test  ## the sandbox's tests on Python 3.12 and 3.13, where this machine has them
 	scripts/test_pythons.sh

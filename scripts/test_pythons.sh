@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
-# Test the sandbox on the other Pythons that this machine has: it needs no torch, so it serves on each of them.
-# Each gets an environment of its own with the sandbox's dependencies only. Says which were not found.
+# Test the sandbox on other Pythons that this machine has: it needs no torch, so it serves on each of them.
+# Each gets an environment of its own with what the sandbox and its tests need. Says which were not found.
+#
+#   scripts/test_pythons.sh [PYTEST-OPTION...]      PYTHONS="3.12 3.13" chooses them
+#
+# What fails is run once more, alone, as CI does with the other tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+mkdir -p .selfalign
+packages=(-e '.[metrics,tracing]' cryptography hypothesis pytest pytest-asyncio pytest-timeout)
 
 find_python() { # find_python 3.12: an interpreter that runs, on PATH or under pyenv
     if command -v "python$1" > /dev/null && "python$1" -c '' 2> /dev/null; then
@@ -16,19 +22,20 @@ find_python() { # find_python 3.12: an interpreter that runs, on PATH or under p
     fi
 }
 
-for version in 3.12 3.13; do
+for version in ${PYTHONS:-3.12 3.13}; do
     if ! python=$(find_python "$version"); then
         echo "Python $version: not on this machine, not tested"
         continue
     fi
     venv=.selfalign/python$version
-    if [ ! -x "$venv/bin/pytest" ] || [ pyproject.toml -nt "$venv/bin/pytest" ]; then
+    if [ ! -e "$venv/ready" ] || [ pyproject.toml -nt "$venv/ready" ] || [ "$0" -nt "$venv/ready" ]; then
         "$python" -m venv --clear "$venv"
-        "$venv/bin/python" -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[dev]' \
-            > .selfalign/setup.log 2>&1 ||
-            { tail -n 20 .selfalign/setup.log >&2; exit 1; }
-        touch "$venv/bin/pytest"
+        "$venv/bin/python" -m pip --disable-pip-version-check install -q -c constraints.txt "${packages[@]}" \
+            > "$venv/setup.log" 2>&1 ||
+            { tail -n 20 "$venv/setup.log" >&2; exit 1; }
+        touch "$venv/ready"
     fi
     echo "Python $("$venv/bin/python" -c 'import platform; print(platform.python_version())'): the sandbox's tests"
-    "$venv/bin/pytest" -q "$@" tests/sandbox_server
+    pytest=("$venv/bin/python" -m pytest -q -o "cache_dir=$venv/pytest-cache" "$@" tests/sandbox_server)
+    "${pytest[@]}" || "${pytest[@]}" --last-failed --last-failed-no-failures none
 done

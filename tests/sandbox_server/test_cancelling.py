@@ -118,7 +118,7 @@ async def test_cancelled_at_any_waiting_point(sandbox: Sandbox, judge: Judge, se
             assert children() == jails, f"a jail was left, cancelled at {point}"
         assert (await sandbox.run(job(1))).verdict is Verdict.PASSED, point
         assert len(children()) == len(jails), f"cancelled at {point}"
-        assert descriptors() == files, f"cancelled at {point}"
+        assert descriptors() <= files, f"cancelled at {point}"
         if not reached:
             break
     else:

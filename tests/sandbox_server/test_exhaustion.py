@@ -81,7 +81,8 @@ async def test_however_few_descriptors_are_left(judge: Judge, seed: int | None) 
             except (Unavailable, HostUnfit) as error:
                 told.append(type(error).__name__)
             assert (await sandbox.run(job)).verdict is Verdict.PASSED, number
-            assert (len(descriptors()), len(children()), len(groups())) == (fds, jails, slots), number
+            assert (len(children()), len(groups())) == (jails, slots), number
+            assert len(descriptors()) <= fds, number  # fewer when the garbage of an earlier test has gone meanwhile
     finally:
         await sandbox.close()
 
