@@ -301,6 +301,47 @@ def diff(old: str, new: str, recipe_path: str, url: str, as_json: bool) -> None:
     _print_table(("kind", "response_id", "instruction"), changes)
 
 
+@click.command()
+@_where
+@click.option("--dataset", default="", metavar="NAME[@VERSION]", help="Snapshot; default: the recipe's newest.")
+@click.option(
+    "--benchmarks",
+    default="",
+    metavar="FOLDER",
+    help="Benchmark files, or package:NAME; default: the recipe's [selection] benchmarks.",
+)
+@_json
+def overlap(recipe_path: str, url: str, dataset: str, benchmarks: str, as_json: bool) -> None:
+    """Tell which pairs of a snapshot hold too much of a benchmark's problem.
+
+    Exits with 3 where there is one, so that a script can refuse to train on it.
+    """
+    with _user_errors():
+        from generator.benchmarks import BenchmarkIndex
+        from generator.overlap import overlaps
+
+        recipe = _recipe(recipe_path)
+        folder = benchmarks or recipe.selection.benchmarks or recipe.seeds.benchmarks
+        if not folder:
+            raise click.UsageError(f"{recipe_path} names no benchmarks: give --benchmarks FOLDER")
+        index = BenchmarkIndex(Path(folder), "--benchmarks" if benchmarks else f"{recipe_path} benchmarks")
+        with _database(url or recipe.database.url) as database, database.reading() as session:
+            snapshot = _snapshot(session, dataset or recipe.dataset.name or recipe.name)
+            findings = [dataclasses.asdict(finding) for finding in overlaps(session, snapshot, index)]
+            told = {"dataset": snapshot.name, "version": snapshot.version, "pairs": snapshot.size}
+    if as_json:
+        _print_json(told | {"problems": index.problems, "overlaps": findings})
+    else:
+        held = len({finding["position"] for finding in findings})
+        click.echo(
+            f"{held} of {told['pairs']} pairs of {told['dataset']} v{told['version']} overlap "
+            f"one of {index.problems} problems"
+        )
+        _print_table(("position", "response_id", "place", "problem", "kind", "share"), findings)
+    if findings:
+        sys.exit(3)
+
+
 @click.group()
 def db() -> None:
     """Look after the database, and ask it."""
@@ -340,7 +381,7 @@ def query(sql: str, recipe_path: str, url: str, as_json: bool) -> None:
     _print_table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
-COMMANDS: tuple[click.Command, ...] = (seeds, plan, preview, build, status, show, diff, export, db)
+COMMANDS: tuple[click.Command, ...] = (seeds, plan, preview, build, status, show, diff, overlap, export, db)
 
 
 def _recipe(path: str) -> Recipe:

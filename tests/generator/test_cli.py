@@ -259,3 +259,33 @@ def test_a_build_runs_everything_through_the_real_sandbox_and_then_has_nothing_t
     assert "25 completions drawn, 15 programs run; data set small v1 holds 5 pairs" in first.stdout
     assert "nothing to do: 0 completions drawn, 0 programs run" in second.stdout
     assert len(server.calls) == 25
+
+
+def test_overlap_names_the_pair_and_the_problem_and_exits_with_3(run: Run, built: Recipe, tmp_path: Path) -> None:
+    clean, scored = tmp_path / "clean", tmp_path / "scored"
+    for folder in (clean, scored):
+        folder.mkdir()
+    other = "Write a python function to remove the first and the last occurrence of a given character."
+    (clean / "one.jsonl").write_text(json.dumps({"task_id": 1, "text": other}) + "\n")
+    lines = run("export").stdout.splitlines()
+    asked = json.loads(lines[2])["instruction"]
+    (scored / "mine.jsonl").write_text(json.dumps({"task_id": 7, "text": asked}) + "\n")
+
+    none = run("overlap", "--benchmarks", str(clean))
+    found = run("overlap", "--benchmarks", str(scored), "--json")
+
+    assert (none.exit_code, none.stdout) == (0, "0 of 5 pairs of small v1 overlap one of 1 problems\n")
+    assert found.exit_code == 3
+    told = json.loads(found.stdout)
+    assert (told["dataset"], told["version"], told["pairs"], told["problems"]) == ("small", 1, 5, 1)
+    worst = max(told["overlaps"], key=lambda finding: finding["share"])
+    assert worst["share"] == 1.0
+    assert (worst["position"], worst["place"], worst["problem"]) == (2, "instruction", "mine/7")
+
+
+def test_overlap_without_benchmarks_says_how_to_name_them(run: Run, built: Recipe, tmp_path: Path) -> None:
+    result = run("overlap")
+
+    assert result.exit_code == 2
+    assert "give --benchmarks FOLDER" in result.stderr
+    fails_with(run("overlap", "--benchmarks", str(tmp_path / "none")), "--benchmarks: expected a folder")
