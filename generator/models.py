@@ -31,6 +31,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -125,6 +126,13 @@ class PipelineSeed(Base):
     chosen: Mapped[bool] = mapped_column(default=False)
 
 
+def _usable(table: str, parent_id: str) -> Index:
+    """An index that holds all that the stage below asks of a row: counting 10^5 parents then reads no text."""
+    readable = text("error IS NULL")
+    columns = ("recipe_id", parent_id, "sample_index", "id")
+    return Index(f"ix_{table}_usable", *columns, sqlite_where=readable, postgresql_where=readable)
+
+
 class _Generated:
     """Columns of every row that a model wrote. `error` is null or why the raw text cannot be used."""
 
@@ -144,7 +152,7 @@ class Concepts(_Generated, Base):
     """Concepts that the model named in one seed."""
 
     __tablename__ = "concepts"
-    __table_args__ = (UniqueConstraint("recipe_id", "seed_id", "sample_index"),)
+    __table_args__ = (UniqueConstraint("recipe_id", "seed_id", "sample_index"), _usable("concepts", "seed_id"))
     seed_id: Mapped[str] = mapped_column(ForeignKey("seeds.id"), index=True)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     concepts: Mapped[list[str] | None]
@@ -154,7 +162,10 @@ class Instruction(_Generated, Base):
     """One task that the model invented around concepts."""
 
     __tablename__ = "instructions"
-    __table_args__ = (UniqueConstraint("recipe_id", "concepts_id", "sample_index"),)
+    __table_args__ = (
+        UniqueConstraint("recipe_id", "concepts_id", "sample_index"),
+        _usable("instructions", "concepts_id"),
+    )
     concepts_id: Mapped[str] = mapped_column(ForeignKey("concepts.id"), index=True)
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     category: Mapped[str] = mapped_column(Text)
@@ -189,10 +200,13 @@ class Execution(Base):
     """What one program did in the sandbox. Key: hash of program and sandbox recipe, so nothing runs twice."""
 
     __tablename__ = "executions"
-    __table_args__ = (UniqueConstraint("program_key", "recipe_id"),)
+    __table_args__ = (
+        UniqueConstraint("program_key", "recipe_id"),
+        Index(None, "recipe_id", "verdict", "program_key"),  # counting verdicts reads nothing else
+    )
     id: Mapped[str] = mapped_column(Key, primary_key=True)
     program_key: Mapped[str] = mapped_column(Key)
-    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     verdict: Mapped[str] = mapped_column(String(32), index=True)
     """A `Verdict`, or REFUSED: the sandbox would not take the program (too large, ...); `error_message` says why."""
     assurance: Mapped[str] = mapped_column(String(32))

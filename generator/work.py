@@ -217,13 +217,15 @@ def pending_draws(database: Database, chain: Chain, stage: str, share: Share) ->
 def pending_programs(database: Database, chain: Chain, recipe_id: str, share: Share) -> Iterator[list[Program]]:
     """Yield the programs that have not been run under `recipe_id`, a page at a time.
 
-    Responses with the same program give it once in a page, but can give it again in a later one as long as it is not
+    Responses with the same program give it once in a page, but can give it again in the next one as long as it is not
     stored: the caller leaves out what is in flight.
     """
     run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
-    program = (Response.program_key, Response.code, Response.test_code)
-    place = (Response.instruction_id, Response.sample_index)
-    query = sa.select(*program, *place).where(*_is_usable(chain, "responses"), Response.program_key.is_not(None), ~run)
+    # In the order of programs, which both indexes have: what was run is passed over without a look at its row.
+    place = (Response.program_key, Response.id)
+    query = sa.select(Response.code, Response.test_code, *place).where(
+        Response.program_key > "", ~run, *_is_usable(chain, "responses")
+    )
     for page in pages(database, query, place, share):
         yield list({row.program_key: Program(row.program_key, row.code, row.test_code) for row in page}.values())
 

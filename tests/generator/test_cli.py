@@ -108,11 +108,25 @@ def test_status_tells_the_funnel(run: Run, built: Recipe) -> None:
         "responses read": 15,
         "responses executed": 15,
         "responses passed": 15,
+        "responses kept by every filter": 15,
         "pairs accepted": 5,
     }
     assert found["pipelines"]["small"]["verdicts"] == [{"verdict": "PASSED", "responses": 15}]
     assert [(row["name"], row["version"], row["size"]) for row in found["datasets"]] == [("small", 1, 5)]
     assert "pairs accepted" in run("status").stdout
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_status_and_the_view_funnel_agree(run: Run, built: Recipe, database: Database, limit: int) -> None:
+    """Whether the pipeline has all rows of its recipes, or only some of them."""
+    fewer = dataclasses.replace(built, seeds=dataclasses.replace(built.seeds, limit=limit))
+    asyncio.run(build(fewer, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+    told = json.loads(run("status", "--json").stdout)["pipelines"]["small"]
+    query = "SELECT stage, rows FROM funnel WHERE pipeline = 'small' ORDER BY step"
+
+    assert told["funnel"] == json.loads(run("db", "query", query, "--json").stdout)
+    assert told["verdicts"] == [{"verdict": "PASSED", "responses": 3 * (limit or 5)}]
+    assert sum(row["responses"] for row in told["rejections"]) == 2 * (limit or 5)
 
 
 def test_show_tells_a_responses_whole_story(run: Run, built: Recipe) -> None:
