@@ -20,6 +20,8 @@ from trainer.chat import Example
 IGNORED = -100
 """The label of a token that is not trained; PyTorch's and Transformers' convention."""
 
+_CANDIDATES, _ROUNDS_A_BIN = 16, 8  # how long `spread` looks for something better
+
 MicroBatch = dict[str, Any]
 """Arguments of a model's forward pass: tensors, and `max_length_q` and `max_length_k`, which are ints."""
 
@@ -55,10 +57,13 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
 
 
 def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[list[int]]:
-    """Pack items into as few bins as `best_fit_decreasing` does, and those as even as it can.
+    """Pack items into as few bins as can be found, and those as even as can be.
 
-    The bins' own size is lowered as far as their number allows: the largest forward pass of a step decides how much
-    memory it takes and, with several processes in step, how long the others wait.
+    With three or four items to a bin, best fit often takes a bin too many: it puts the large items together and lacks
+    small ones in the end. So the number of bins is fixed, beginning with the least that could hold all, and the items
+    are spread evenly over them; if they do not fit, one bin more is tried. Even bins are wanted anyway: the largest
+    forward pass of a step decides how much memory it takes and, with several processes in step, how long the others
+    wait.
 
     Args:
         lengths: of the items, each from 1 to `capacity`.
@@ -66,19 +71,55 @@ def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[
         multiple: of the number of bins, where the items suffice; the number of processes that share them.
 
     Returns:
-        As `best_fit_decreasing`.
+        As `best_fit_decreasing`, and never more bins than it needs, rounded up to `multiple`.
     """
-    bins = best_fit_decreasing(lengths, capacity)
-    wanted = -(-len(bins) // multiple) * multiple
-    low, high = max(lengths, default=0), capacity
-    while low < high:
-        middle = (low + high) // 2
-        attempt = best_fit_decreasing(lengths, middle)
-        if len(attempt) <= wanted:
-            bins, high = attempt, middle
-        else:
-            low = middle + 1
-    return bins
+    fitted = best_fit_decreasing(lengths, capacity)
+    least, most = (-(-count // multiple) * multiple for count in (-(-sum(lengths) // capacity), len(fitted)))
+    for count in range(least, most + 1, multiple):
+        bins = spread(lengths, count)
+        if max((sum(lengths[index] for index in items) for items in bins), default=0) <= capacity:
+            return bins
+    return fitted
+
+
+def spread(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Share items out over `count` bins so that the fullest holds as little as can be.
+
+    Longest first, each into the emptiest bin (Graham, 1969); then, as long as that helps, items of the fullest bin move
+    to one of the emptiest, or change places with one there. Deterministic.
+
+    Returns:
+        As `best_fit_decreasing`; fewer bins than `count` where there are fewer items.
+    """
+    count = min(count, len(lengths))
+    bins: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0, number) for number in range(count)]  # sorted
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        load, number = loads.pop(0)
+        bins[number].append(index)
+        bisect.insort(loads, (load + lengths[index], number))
+    for _ in range(_ROUNDS_A_BIN * count):
+        full, giver = loads[-1]
+        best = full, 0, -1, -1, -1  # the fuller of the two afterwards, which bin, what goes, what comes
+        for place, (load, number) in enumerate(loads[: min(_CANDIDATES, count - 1)]):
+            for out in bins[giver]:
+                for back in (-1, *bins[number]):
+                    moved = lengths[out] - (lengths[back] if back >= 0 else 0)
+                    if moved > 0 and (after := max(full - moved, load + moved)) < best[0]:
+                        best = after, place, number, out, back
+        _, place, taker, out, back = best
+        if taker < 0:
+            break
+        (load, _), moved = loads[place], lengths[out] - (lengths[back] if back >= 0 else 0)
+        bins[giver].remove(out)
+        bins[taker].append(out)
+        if back >= 0:
+            bins[taker].remove(back)
+            bins[giver].append(back)
+        del loads[-1], loads[place]
+        bisect.insort(loads, (full - moved, giver))
+        bisect.insort(loads, (load + moved, taker))
+    return sorted(sorted(items) for items in bins)
 
 
 def boundaries(lengths: Sequence[int]) -> MicroBatch:
