@@ -45,7 +45,7 @@ def seeds(recipe: Recipe) -> Cause:
     """Where seeds are looked for: what is set, so that a setting that is new in a version changes nothing."""
     usual = SeedSettings()
     settings = {item.name: getattr(recipe.seeds, item.name) for item in dataclasses.fields(usual)}
-    for name in ("limit", "near_duplicates"):  # these say how many are read, and which, not what is there
+    for name in ("limit", "near_duplicates", "typecheck"):  # these say how many are read, and which, not what is there
         del settings[name]
     chosen = {name: value for name, value in settings.items() if value != getattr(usual, name)}
     return Cause("seeds", {"source": recipe.seeds.source} | {name: to_plain(value) for name, value in chosen.items()})

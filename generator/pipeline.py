@@ -26,7 +26,15 @@ from generator.leases import Leases
 from generator.line import Line, Tally
 from generator.progress import Progress
 from generator.recipe import Recipe
-from generator.seeds import SeedFilter, gather, judge, seed_filters, seed_likenesses
+from generator.seeds import (
+    BatchFilter,
+    SeedFilter,
+    batch_filters,
+    gather,
+    judge_all,
+    seed_filters,
+    seed_likenesses,
+)
 from generator.select import Snapshot, select
 from generator.stages import STAGES
 from generator.store import Database, batched, ensure_recipe, insert_new, storable, take_turns
@@ -35,6 +43,8 @@ from generator.writer import Writer
 from sandbox_server.jobs import SandboxInfo
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.settings import SettingsError
+
+_SEED_FILTERS = "seed filters"
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,15 @@ class Pipeline:
         return seed_filters(self.recipe.seeds)
 
     @cached_property
+    def asked_of_batches(self) -> tuple[BatchFilter, ...]:
+        """The filters that seeds pass many at a time, after the others."""
+        return batch_filters(self.recipe.seeds)
+
+    @cached_property
     def seed_filters(self) -> Cause:
         """What seeds must be."""
         filters = [(entry.name, entry.version) for entry in self.asked_of_seeds]
+        filters += [(entry.name, entry.version) for entry in self.asked_of_batches]
         return causes.seed_filters(filters, [(way.name, way.version) for way in self.seeds_differ_in], self.seeds)
 
     @cached_property
@@ -278,25 +294,31 @@ def gather_seeds(database: Database, pipeline: Pipeline, progress: Progress) -> 
             rows = [{"pipeline": pipeline.name, "seed_id": id, "chosen": False} for id in ids]
             session.execute(sa.insert(models.PipelineSeed), rows)
         session.get_one(models.Pipeline, pipeline.name).seeds_recipe_id = pipeline.seeds.id
-    chosen = choose_seeds(database, pipeline)
-    progress.end("seeds", f"{len(found)} found, {chosen} chosen")
+    progress.end("seeds", f"{len(found)} found")
+    choose_seeds(database, pipeline, progress)
     return len(found)
 
 
-def choose_seeds(database: Database, pipeline: Pipeline) -> int:
+def choose_seeds(database: Database, pipeline: Pipeline, progress: Progress | None = None) -> int:
     """Judge the gathered seeds that the filters have not seen, and choose those that pass, up to the limit.
+
+    Each page of seeds is judged and compared with those before it in one transaction: stopping loses a page.
 
     Returns:
         How many are chosen.
     """
+    if progress:
+        progress.begin(_SEED_FILTERS, None)
     if pipeline.seeds_differ_in:
         _forget_lost_seeds(database, pipeline)
     for batch in _unjudged_seeds(database, pipeline):
-        judged = [_seed_judgement(pipeline, seed) for seed in batch]
+        judged = _seed_judgements(pipeline, batch)
         with database.writing() as session:
             take_turns(session, f"seeds of {pipeline.name}")
             insert_new(session, models.Judgement, judged)
             _seed_keeper(session, pipeline).settle(row["subject_id"] for row in judged if row["kept"])
+        if progress:
+            progress.advance(_SEED_FILTERS, len(batch))
     member, judgement = models.PipelineSeed, models.Judgement
     kept = (
         sa.select(member.seed_id)
@@ -311,8 +333,10 @@ def choose_seeds(database: Database, pipeline: Pipeline) -> int:
         take_turns(session, f"seeds of {pipeline.name}")
         session.execute(sa.update(member).where(mine, member.chosen, ~wanted).values(chosen=False))
         session.execute(sa.update(member).where(mine, ~member.chosen, wanted).values(chosen=True))
-        chosen = sa.select(sa.func.count()).select_from(member).where(mine, member.chosen)
-        return session.scalar(chosen) or 0
+        count = session.scalar(sa.select(sa.func.count()).select_from(member).where(mine, member.chosen)) or 0
+    if progress:
+        progress.end(_SEED_FILTERS, f"{count} chosen")
+    return count
 
 
 def are_seeds_gathered(database: Database, pipeline: Pipeline) -> bool:
@@ -371,20 +395,23 @@ def _seed_row(id: str, record: Any) -> dict[str, Any]:
     return {"id": id} | {key: storable(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
-def _seed_judgement(pipeline: Pipeline, seed: models.Seed) -> dict[str, Any]:
+def _seed_judgements(pipeline: Pipeline, seeds: Sequence[models.Seed]) -> list[dict[str, Any]]:
     level = work.LEVELS["concepts"]
     names = [column.key for column in level.parent[1:]]
-    record = level.read(*(getattr(seed, name) for name in names))
-    rejection = judge(record, pipeline.asked_of_seeds)  # type: ignore[arg-type]
-    return {
-        "recipe_id": pipeline.seed_filters.id,
-        "subject_id": seed.id,
-        "subject_table": "seeds",
-        "kept": rejection is None,
-        "filter": rejection.filter.name if rejection else None,
-        "filter_version": rejection.filter.version if rejection else None,
-        "reason": rejection.reason if rejection else None,
-    }
+    records: list[Any] = [level.read(*(getattr(seed, name) for name in names)) for seed in seeds]
+    rejections = judge_all(records, pipeline.asked_of_seeds, pipeline.asked_of_batches)
+    return [
+        {
+            "recipe_id": pipeline.seed_filters.id,
+            "subject_id": seed.id,
+            "subject_table": "seeds",
+            "kept": rejection is None,
+            "filter": rejection.filter.name if rejection else None,
+            "filter_version": rejection.filter.version if rejection else None,
+            "reason": rejection.reason if rejection else None,
+        }
+        for seed, rejection in zip(seeds, rejections, strict=True)
+    ]
 
 
 def forget_failed(database: Database, pipeline: Pipeline) -> int:

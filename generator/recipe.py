@@ -61,6 +61,10 @@ class SeedSettings:
     folder `data` of an installed package."""
     near_duplicates: float = 0.0
     """Jaccard similarity of code from which only one seed stays; 0 compares nothing. The original's is 0.5."""
+    typecheck: bool = False
+    """Leave out functions in which basedpyright finds an error; needs the extra `typecheck`."""
+    infer_imports: bool = False
+    """Put imports in front of functions that use well-known modules by name and do not import them."""
     limit: int = 0
     """At most this many, chosen by key; 0 means all."""
 

@@ -13,6 +13,61 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__"}
 
 
+KNOWN_MODULES: dict[str, str] = {
+    **{
+        name: f"import {name}"
+        for name in (
+            *(
+                "base64",
+                "bisect",
+                "calendar",
+                "collections",
+                "copy",
+                "csv",
+                "datetime",
+                "decimal",
+                "difflib",
+                "fractions",
+            ),
+            *(
+                "functools",
+                "hashlib",
+                "heapq",
+                "html",
+                "itertools",
+                "json",
+                "math",
+                "operator",
+                "random",
+                "re",
+                "secrets",
+            ),
+            *("statistics", "string", "struct", "textwrap", "time", "types", "typing", "unicodedata", "uuid", "zlib"),
+        )
+    },
+    "np": "import numpy as np",
+    "numpy": "import numpy",
+    "pd": "import pandas as pd",
+    "pandas": "import pandas",
+}
+"""Modules that everybody calls by these names: what stands before a dot and is defined nowhere is meant to be one."""
+
+KNOWN_NAMES: dict[str, str] = {
+    name: f"from {module} import {name}"
+    for module, names in {
+        "collections": ("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple"),
+        "dataclasses": ("dataclass",),
+        "functools": ("lru_cache", "partial", "reduce", "wraps"),
+        "typing": (
+            *("Any", "Callable", "Dict", "Generator", "Iterable", "Iterator", "List", "Mapping", "Optional"),
+            *("Sequence", "Set", "Tuple", "TypeVar", "Union"),
+        ),
+    }.items()
+    for name in names
+}
+"""Names that mean one thing wherever they are defined nowhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """One top-level function. `line` is that of its first line in the file, decorators included."""
@@ -37,10 +92,15 @@ def parse_quietly(code: str) -> ast.Module:
         raise SyntaxError(str(error)) from error
 
 
-def functions(source: str) -> Iterator[Function]:
+def functions(source: str, *, infer_imports: bool = False) -> Iterator[Function]:
     """Find the top-level functions that have a docstring.
 
     The module's own imports that a function uses are put in front of its code.
+
+    Args:
+        source: of a module.
+        infer_imports: whether to put in front also what a function uses by a well-known name and its module, which may
+            be cut off above it, neither imports nor defines.
 
     Raises:
         SyntaxError: the source is not Python of this version.
@@ -48,6 +108,9 @@ def functions(source: str) -> Iterator[Function]:
     module = parse_quietly(source)
     lines = source.split("\n")  # as the parser counts them; splitlines() would also split at form feeds
     imports = _imports(module)
+    stars = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(module))
+    unknown = undefined_names(source) if infer_imports and not stars else frozenset()
+    unknown -= {name for node in ast.walk(module) if isinstance(node, ast.Global) for name in node.names}
     for node in module.body:
         if not isinstance(node, FunctionNode):
             continue
@@ -58,6 +121,7 @@ def functions(source: str) -> Iterator[Function]:
         code = "\n".join(lines[first - 1 : node.end_lineno]).rstrip()
         used = global_names(code)
         header = dict.fromkeys(statement for name, statement in imports.items() if name in used)
+        header |= dict.fromkeys(_inferred(node, used & unknown))
         yield Function(node.name, "\n".join([*header, *(["", ""] if header else []), code]), docstring, first)
 
 
@@ -90,6 +154,19 @@ def _reads(table: symtable.SymbolTable) -> Iterator[str]:
             yield symbol.get_name()
     for child in table.get_children():
         yield from _reads(child)
+
+
+def _inferred(function: FunctionNode, names: frozenset[str]) -> Iterator[str]:
+    """Imports of the names among these that are well known, and used as what they are known for."""
+    nodes = list(ast.walk(function))
+    read = {node.id for node in nodes if isinstance(node, ast.Name)}
+    dotted = [node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    for name in sorted(names & read):
+        uses = sum(isinstance(node, ast.Name) and node.id == name for node in nodes)
+        if name in KNOWN_MODULES and dotted.count(name) == uses:
+            yield KNOWN_MODULES[name]
+        elif name in KNOWN_NAMES:
+            yield KNOWN_NAMES[name]
 
 
 def _imports(module: ast.Module) -> dict[str, str]:

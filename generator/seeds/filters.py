@@ -7,10 +7,11 @@ for substrings (there "debug" contains "bug", and "import oscar" imports os).
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from generator.benchmarks import BenchmarkIndex
 from generator.privacy import find_private
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
+from generator.seeds import typecheck
 from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
 
 MAX_LINES = 150
@@ -40,10 +42,19 @@ class SeedFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """As a `SeedFilter`, for many seeds at once: `reasons` returns one answer for each."""
+
+    name: str
+    version: str
+    reasons: Callable[[Sequence[SeedRecord]], list[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """Which filter left a seed out, and why."""
 
-    filter: SeedFilter
+    filter: SeedFilter | BatchFilter
     reason: str
 
 
@@ -151,6 +162,18 @@ def seed_filters(settings: SeedSettings) -> tuple[SeedFilter, ...]:
     return (*SEED_FILTERS, SeedFilter("benchmark_overlap", index.fingerprint, overlap))
 
 
+def batch_filters(settings: SeedSettings) -> tuple[BatchFilter, ...]:
+    """The filters that are too slow to be asked about one seed; they come last.
+
+    Raises:
+        SettingsError: what they need is not installed.
+    """
+    if not settings.typecheck:
+        return ()
+    version = hashlib.blake2b(typecheck.version().encode(), digest_size=8).hexdigest()
+    return (BatchFilter("typecheck", version, lambda seeds: typecheck.type_errors([seed.code for seed in seeds])),)
+
+
 def seed_likenesses(settings: SeedSettings) -> tuple[Likeness[Any], ...]:
     """The ways in which seeds must differ; of those that are alike the one with the smallest key stays."""
     if not settings.near_duplicates:
@@ -165,6 +188,18 @@ def judge(record: SeedRecord, filters: tuple[SeedFilter, ...] = SEED_FILTERS) ->
         if reason := seed_filter.reason(record):
             return Rejection(seed_filter, reason)
     return None
+
+
+def judge_all(
+    records: Sequence[SeedRecord], filters: tuple[SeedFilter, ...], batches: tuple[BatchFilter, ...]
+) -> list[Rejection | None]:
+    """Ask about many; filters for batches are asked about those alone that all before them keep."""
+    rejections = [judge(record, filters) for record in records]
+    for entry in batches:
+        kept = [number for number, rejection in enumerate(rejections) if rejection is None]
+        for number, reason in zip(kept, entry.reasons([records[number] for number in kept]), strict=True):
+            rejections[number] = Rejection(entry, reason) if reason else None
+    return rejections
 
 
 def _own_nodes(function: FunctionNode) -> Iterator[ast.AST]:

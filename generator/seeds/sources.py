@@ -13,7 +13,7 @@ from pathlib import Path
 
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
-from generator.seeds.extract import functions
+from generator.seeds.extract import Function, functions
 from generator.seeds.filters import SEED_FILTERS, SeedFilter, judge
 from generator.seeds.licences import Licence, is_permissive, read_licence
 from generator.seeds.tables import Cell, read_table
@@ -68,7 +68,7 @@ def _packages(settings: SeedSettings) -> Iterator[SeedRecord]:
         distribution = installed[name]
         licence = read_licence(distribution.metadata)
         if licence and is_permissive(licence.expression):
-            yield from _distribution(distribution, licence)
+            yield from _distribution(distribution, licence, infer_imports=settings.infer_imports)
         elif settings.packages:
             known = f"its licence is {licence.expression}" if licence else "its metadata names no known licence"
             raise SettingsError(f"[seeds] packages: {name!r} cannot be used: {known}, which is not permissive")
@@ -76,7 +76,7 @@ def _packages(settings: SeedSettings) -> Iterator[SeedRecord]:
             log.info("%s left out: licence %s", name, licence.expression if licence else "unknown")
 
 
-def _distribution(distribution: Distribution, licence: Licence) -> Iterator[SeedRecord]:
+def _distribution(distribution: Distribution, licence: Licence, *, infer_imports: bool) -> Iterator[SeedRecord]:
     for file in sorted(distribution.files or (), key=str):
         if file.suffix == ".py" and not _SKIPPED_PARTS.intersection(file.parts[:-1]) and ".." not in file.parts:
             yield from _file(
@@ -85,6 +85,7 @@ def _distribution(distribution: Distribution, licence: Licence) -> Iterator[Seed
                 origin=distribution.metadata["Name"],
                 version=distribution.version,
                 licence=licence,
+                infer_imports=infer_imports,
             )
 
 
@@ -101,7 +102,14 @@ def _folder(settings: SeedSettings) -> Iterator[SeedRecord]:
     for file in sorted(folder.rglob("*.py")):
         inside = file.relative_to(folder)
         if not _SKIPPED_PARTS.intersection(inside.parts[:-1]) and not any(part[0] == "." for part in inside.parts):
-            yield from _file(file, path=inside.as_posix(), origin=folder.resolve().name, version="", licence=licence)
+            yield from _file(
+                file,
+                path=inside.as_posix(),
+                origin=folder.resolve().name,
+                version="",
+                licence=licence,
+                infer_imports=settings.infer_imports,
+            )
 
 
 def _table(settings: SeedSettings) -> Iterator[SeedRecord]:
@@ -120,7 +128,9 @@ def _table(settings: SeedSettings) -> Iterator[SeedRecord]:
             left_out[licence.expression if licence else "none"] += 1
             continue
         source = cell.code.replace("\r\n", "\n").replace("\r", "\n")
-        yield from _records(source, cell.place, cell.path, cell.origin or settings.path, cell.version, licence)
+        origin = cell.origin or settings.path
+        found = _functions(source, cell.place, infer_imports=settings.infer_imports)
+        yield from _records(found, cell.path, origin, cell.version, licence)
     for expression, count in left_out.most_common():
         log.info("%d rows left out: licence %s", count, expression)
 
@@ -143,7 +153,9 @@ _SOURCES: dict[str, Callable[[SeedSettings], Iterator[SeedRecord]]] = {
 }
 
 
-def _file(file: Path, *, path: str, origin: str, version: str, licence: Licence) -> Iterator[SeedRecord]:
+def _file(
+    file: Path, *, path: str, origin: str, version: str, licence: Licence, infer_imports: bool
+) -> Iterator[SeedRecord]:
     try:
         data = file.read_bytes()
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
@@ -152,15 +164,19 @@ def _file(file: Path, *, path: str, origin: str, version: str, licence: Licence)
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         log.info("%s left out: %s", file, error)
         return
-    yield from _records(source, str(file), path, origin, version, licence)
+    found = _functions(source, str(file), infer_imports=infer_imports)
+    yield from _records(found, path, origin, version, licence)
 
 
-def _records(source: str, place: str, path: str, origin: str, version: str, licence: Licence) -> Iterator[SeedRecord]:
+def _functions(source: str, place: str, *, infer_imports: bool) -> tuple[Function, ...]:
     try:
-        found = tuple(functions(source))
+        return tuple(functions(source, infer_imports=infer_imports))
     except SyntaxError as error:
         log.info("%s left out: %s", place, error)
-        return
+        return ()
+
+
+def _records(found: Iterable[Function], path: str, origin: str, version: str, licence: Licence) -> Iterator[SeedRecord]:
     for function in found:
         yield SeedRecord(
             name=function.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 
@@ -438,3 +439,58 @@ def test_the_demos_seeds_are_the_recorded_ones() -> None:
     golden = REPOSITORY / "tests" / "golden" / "demo_seeds.json"
     seeds = select(gather(SeedSettings(path=str(folder))), 64)
     assert [[each.key, each.name, each.origin] for each in seeds] == json.loads(golden.read_text())
+
+
+def inferred(source: str) -> str:
+    """What is put in front of the one function of a module."""
+    (function,) = functions(source, infer_imports=True)
+    return function.code.partition("def f")[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("body", "header"),
+    [
+        ("np.sqrt(math.pi) + a", "import math\nimport numpy as np"),
+        ("Counter(a).most_common()", "from collections import Counter"),
+        ("[json.loads(x) for x in a]", "import json"),
+        ("re", ""),
+        ("re.sub(re, a)", ""),
+        ("time(a).time", ""),
+        ("unheard_of.f(a)", ""),
+        ("a.math.pi", ""),
+        ("a", ""),
+    ],
+)
+def test_a_well_known_name_before_a_dot_is_its_module(body: str, header: str) -> None:
+    assert inferred(f'def f(a):\n    """Doc."""\n    return {body}\n') == header
+
+
+def test_annotations_are_used_names_too() -> None:
+    assert inferred('def f(a: Optional[int]) -> List[int]:\n    """Doc."""\n    return [a]\n') == (
+        "from typing import List\nfrom typing import Optional"
+    )
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "math = load()",
+        "import mymath as math",
+        "from tools import *",
+        "class math: pass",
+        "def g(): global math; math = 1",
+    ],
+)
+def test_what_a_module_defines_or_may_define_is_not_inferred(above: str) -> None:
+    assert "import math\n" not in inferred(f'{above}\n\ndef f(a):\n    """Doc."""\n    return math.pi\n') + "\n"
+
+
+def test_nothing_is_inferred_unless_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text('def f(a):\n    """Return the square root."""\n    return math.sqrt(a)\n')
+    settings = SeedSettings(source="folder", path=str(tmp_path), licence="MIT")
+
+    plain, inferring = (list(gather(each)) for each in (settings, replace(settings, infer_imports=True)))
+
+    assert plain[0].code.startswith("def f")
+    assert inferring[0].code.startswith("import math\n\n\ndef f")
+    assert [judge(record) is None for record in (plain[0], inferring[0])] == [False, True]
