@@ -77,8 +77,11 @@ class Server:
 
 
 @contextmanager
-def serve() -> Iterator[Server]:
+def serve(*, durable: bool = False) -> Iterator[Server]:
     """Run a server as long as the block runs.
+
+    Args:
+        durable: whether commits reach the disk; tests need no data that outlives the machine, benchmarks its price.
 
     Raises:
         NoServer: it cannot be run here.
@@ -100,7 +103,8 @@ def serve() -> Iterator[Server]:
         prefix += ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
     data = ("-D", str(folder / "data"))
     initdb = [*prefix, str(programs / "initdb"), *data, "--auth=trust", "--username=postgres", "--no-sync"]
-    settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 300}
+    settings = {"listen_addresses": "", "unix_socket_directories": folder, "max_connections": 300}
+    settings["fsync"] = "on" if durable else "off"
     options = [f"-c{name}={value}" for name, value in settings.items()]
     server = None
     try:
