@@ -245,38 +245,53 @@ def show(id: str, recipe_path: str, url: str, as_json: bool) -> None:
 @click.command()
 @_where
 @click.option("--dataset", default="", metavar="NAME[@VERSION]", help="Snapshot; default: the recipe's newest.")
-@click.option("--output", default="-", metavar="FILE", help="Where to write; default: standard output.")
+@click.option("--output", default="-", metavar="PATH", help="Where to write; default: standard output.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "parquet", "folder"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON lines, one Parquet file, or a folder for datasets.load_dataset, with a card.",
+)
 @click.option(
     "--columns",
-    type=click.Choice(["pairs", "original", "trl"]),
+    type=click.Choice(["pairs", "original", "trl", "preference"]),
     default="pairs",
     show_default=True,
-    help="Keys of each line: id, instruction, response; those of the original's data set; prompt, completion.",
+    help="id, instruction, response; those of the original's data set; prompt, completion; prompt, chosen, rejected.",
 )
+@click.option("--force", is_flag=True, help="Replace what is at --output.")
 @click.option("--json", "as_json", is_flag=True, help="Report in JSON; needs --output.")
-def export(recipe_path: str, url: str, dataset: str, output: str, columns: str, as_json: bool) -> None:
-    """Write a snapshot of accepted pairs as JSON lines."""
-    if as_json and output == "-":
-        raise click.UsageError("--json needs --output FILE: standard output already holds JSON lines")
+def export(
+    recipe_path: str, url: str, dataset: str, output: str, form: str, columns: str, force: bool, as_json: bool
+) -> None:
+    """Write a snapshot of accepted pairs into a file or a folder."""
+    if output == "-" and (as_json or form != "jsonl"):
+        raise click.UsageError("--json and --format need --output PATH: standard output takes JSON lines")
     with _user_errors():
-        from generator.export import export_file, export_jsonl
+        from generator.export import LAYOUTS, ExportError, export_jsonl
+        from generator.export import export as write
 
         if not (dataset and url):
             recipe = _recipe(recipe_path)
             url, dataset = url or recipe.database.url, dataset or recipe.dataset.name or recipe.name
+        layout = LAYOUTS[columns]
         with _database(url) as database, database.reading() as session:
             snapshot = _snapshot(session, dataset)
             if output == "-":
-                export_jsonl(session, snapshot, sys.stdout, columns)
+                export_jsonl(session, snapshot, sys.stdout, layout)
                 return
             try:
-                lines = export_file(session, snapshot, Path(output), columns)
+                count = write(session, snapshot, Path(output), form, layout, replace=force)
+            except ExportError as error:
+                raise click.ClickException(str(error)) from None
             except OSError as error:
-                raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
+                raise click.ClickException(f"{output}: cannot be written: {error.strerror or error}") from None
     if as_json:
-        _print_json({"dataset": snapshot.name, "version": snapshot.version, "rows": lines, "output": output})
+        _print_json({"dataset": snapshot.name, "version": snapshot.version, "rows": count, "output": output})
         return
-    click.echo(f"{lines} pairs of {snapshot.name} v{snapshot.version} in {output}")
+    click.echo(f"{count} {layout.what} of {snapshot.name} v{snapshot.version} in {output}")
 
 
 @click.command()

@@ -1,4 +1,7 @@
-"""Snapshots as files."""
+"""Snapshots as files: JSON lines, Parquet, or a folder that `datasets.load_dataset` reads, with a card.
+
+What is written appears under its name only when it is whole. Memory does not grow with the snapshot.
+"""
 
 from __future__ import annotations
 
@@ -6,79 +9,273 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from generator import causes
-from generator.models import Concepts, Dataset, DatasetItem, Instruction, Pipeline, Response, Seed
-from generator.recipe import Recipe
+from generator import causes, clean_up
+from generator.card import dataset_card
+from generator.models import Concepts, Dataset, DatasetItem, Execution, Instruction, Pipeline, Response, Seed
+from generator.models import Recipe as RecipeRow
+from generator.recipe import DatasetSettings, Recipe
 from generator.records import InstructionInput
 from generator.stages import STAGES
-from generator.store import BATCH_ROWS
+from generator.store import BATCH_ROWS, batched
 from sandbox_server.settings import SettingsError, parse
+
+ROWS_PER_FILE = 100_000
+"""Of a folder's Parquet files."""
 
 Row = dict[str, Any]
 
-COLUMNS: dict[str, Callable[[Row], Row]] = {
-    "pairs": lambda row: {key: row[key] for key in ("id", "instruction", "response")},
+
+class ExportError(Exception):
+    """The snapshot cannot be written there, or in this form; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the items of a snapshot are written.
+
+    Attributes:
+        fields: name and type of each key, in order; types are Arrow's.
+        rows: yields the items, in the order of positions.
+        what: what an item is called.
+    """
+
+    fields: dict[str, str]
+    rows: Callable[[Session, Dataset], Iterator[Row]]
+    what: str = "pairs"
+
+
+def _pairs(session: Session, dataset: Dataset) -> Iterator[Row]:
+    for row in _items(session, dataset):
+        yield {"id": row.response_id, "instruction": row.instruction, "response": row.response}
+
+
+def _prompt_completion(session: Session, dataset: Dataset) -> Iterator[Row]:
+    for row in _items(session, dataset):
+        yield {"prompt": row.instruction, "completion": row.response}
+
+
+def _original(session: Session, dataset: Dataset) -> Iterator[Row]:
+    prompt = _prompter(session)
+    columns = (Response.recipe_id, Instruction.instruction.label("asked"), Concepts.concepts, Seed.code)
+    for row in _items(session, dataset, *columns):
+        yield {
+            "fingerprint": row.recipe_id,
+            "sha1": hashlib.sha1(row.code.encode(), usedforsecurity=False).hexdigest(),
+            "seed": row.code,
+            "response": row.response,
+            "concepts": row.concepts,
+            "prompt": prompt(row.recipe_id, row.asked),
+            "instruction": row.instruction,
+            "id": row.position,
+        }
+
+
+def _preference(session: Session, dataset: Dataset) -> Iterator[Row]:
+    """Each pair beside every answer to the same instruction that failed, cleaned up as the pair was."""
+    selection = session.get_one(RecipeRow, dataset.recipe_id).parameters
+    changed = {name: value for name, value in selection.get("clean_up", {}).items() if name != "version"}
+    settings = DatasetSettings(sections=tuple(selection["sections"]), **changed)
+    bad = sa.orm.aliased(Response)
+    sections = [getattr(bad, name) for name in settings.sections]
+    failed = (
+        sa.select(DatasetItem.position, bad.id, Execution.verdict, *sections)
+        .join(Response, Response.id == DatasetItem.response_id)
+        .join(bad, sa.and_(bad.instruction_id == Response.instruction_id, bad.recipe_id == Response.recipe_id))
+        .join(Execution, Execution.program_key == bad.program_key)
+        .where(DatasetItem.dataset_id == dataset.id, Execution.recipe_id == selection["executions"])
+        .where(Execution.verdict.not_in(("PASSED", "NO_TESTS", "REFUSED")))
+        .order_by(DatasetItem.position, bad.sample_index)
+    )
+    for page in batched(_items(session, dataset)):
+        pairs = {row.position: row for row in page}
+        for position, _, verdict, *texts in session.execute(failed.where(DatasetItem.position.in_(pairs))):
+            pair = pairs[position]
+            rejected = clean_up.response(dict(zip(settings.sections, texts, strict=True)), pair.response_id, settings)
+            yield {
+                "prompt": pair.instruction,
+                "chosen": pair.response,
+                "rejected": rejected,
+                "rejected_verdict": verdict,
+            }
+
+
+LAYOUTS: dict[str, Layout] = {
+    "pairs": Layout({"id": "string", "instruction": "string", "response": "string"}, _pairs),
     # The columns of the data set that StarCoder2-15B-Instruct was trained on.
-    "original": lambda row: {
-        "fingerprint": row["recipe_id"],
-        "sha1": hashlib.sha1(row["seed"].encode(), usedforsecurity=False).hexdigest(),
-        "seed": row["seed"],
-        "response": row["response"],
-        "concepts": row["concepts"],
-        "prompt": row["prompt"],
-        "instruction": row["instruction"],
-        "id": row["position"],
-    },
-    "trl": lambda row: {"prompt": row["instruction"], "completion": row["response"]},
+    "original": Layout(
+        {
+            "fingerprint": "string",
+            "sha1": "string",
+            "seed": "string",
+            "response": "string",
+            "concepts": "list<string>",
+            "prompt": "string",
+            "instruction": "string",
+            "id": "int64",
+        },
+        _original,
+    ),
+    "trl": Layout({"prompt": "string", "completion": "string"}, _prompt_completion),
+    "preference": Layout(
+        {"prompt": "string", "chosen": "string", "rejected": "string", "rejected_verdict": "string"},
+        _preference,
+        "preference pairs",
+    ),
 }
-"""How an item is written, by name: what the keys are called."""
+"""What an item is written as, by name."""
 
 
-def export_jsonl(session: Session, dataset: Dataset, stream: TextIO, columns: str) -> int:
+def export_jsonl(session: Session, dataset: Dataset, stream: TextIO, layout: Layout) -> int:
     """Write a snapshot, one JSON object a line, in the order of positions.
 
     Args:
         session: a reading one.
         dataset: the snapshot.
         stream: text, UTF-8.
-        columns: a key of `COLUMNS`.
+        layout: one of `LAYOUTS`.
 
     Returns:
         How many lines.
     """
     lines = 0
-    prompt = _prompter(session)
-    for row in _rows(session, dataset):
-        row["prompt"] = prompt(row["recipe_id"], row["instruction"]) if columns == "original" else None
-        stream.write(json.dumps(COLUMNS[columns](row), ensure_ascii=False) + "\n")
+    for row in layout.rows(session, dataset):
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         lines += 1
     return lines
 
 
-def export_file(session: Session, dataset: Dataset, path: Path, columns: str) -> int:
-    """Write a snapshot into a file, which appears only when it is whole; see `export_jsonl`.
+def export(session: Session, dataset: Dataset, path: Path, form: str, layout: Layout, *, replace: bool = False) -> int:
+    """Write a snapshot under a name of its own.
+
+    Args:
+        session: a reading one.
+        dataset: the snapshot.
+        path: of the file or folder.
+        form: a key of `FORMS`.
+        layout: one of `LAYOUTS`.
+        replace: whether what is there may be replaced.
+
+    Returns:
+        How many items.
 
     Raises:
-        OSError: it cannot be written.
+        ExportError: something is there, or a package is missing.
+        OSError: it cannot be written; nothing is left behind.
     """
+    if path.exists() and not replace:
+        raise ExportError(f"{path}: exists; give another --output, or --force to replace it")
+    if path.exists() and path.is_dir() != (form == "folder"):
+        raise ExportError(f"{path}: is {'a folder' if path.is_dir() else 'a file'}; give another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("w", encoding="utf-8") as stream:
-            lines = export_jsonl(session, dataset, stream, columns)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
+        count = FORMS[form](session, dataset, part, layout)
+        if part.is_dir() and path.exists():
+            old = part.with_name(part.name + ".old")
+            path.replace(old)  # a folder cannot be put in another's place in one step
+            part.replace(path)
+            shutil.rmtree(old)
+        else:
+            part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+    return count
+
+
+def _to_jsonl(session: Session, dataset: Dataset, path: Path, layout: Layout) -> int:
+    with path.open("w", encoding="utf-8") as stream:
+        lines = export_jsonl(session, dataset, stream, layout)
+        stream.flush()
+        os.fsync(stream.fileno())
     return lines
+
+
+def _to_parquet(session: Session, dataset: Dataset, path: Path, layout: Layout) -> int:
+    return _write_parquet(path, layout, layout.rows(session, dataset))[0]
+
+
+def _to_folder(session: Session, dataset: Dataset, path: Path, layout: Layout) -> int:
+    data = path / "data"
+    data.mkdir(parents=True)
+    parts: list[Path] = []
+    items = size_bytes = 0
+    for rows in _pieces(layout.rows(session, dataset), ROWS_PER_FILE):
+        parts.append(data / f"{len(parts)}.parquet")
+        count, raw_bytes = _write_parquet(parts[-1], layout, rows)
+        items += count
+        size_bytes += raw_bytes
+    for number, part in enumerate(parts):
+        part.replace(data / f"train-{number:05}-of-{len(parts):05}.parquet")
+    download_bytes = sum(file.stat().st_size for file in data.iterdir())
+    card = dataset_card(
+        session,
+        dataset,
+        layout.fields,
+        items=items,
+        what=layout.what,
+        size_bytes=size_bytes,
+        download_bytes=download_bytes,
+    )
+    (path / "README.md").write_text(card, encoding="utf-8")
+    return items
+
+
+FORMS: dict[str, Callable[[Session, Dataset, Path, Layout], int]] = {
+    "jsonl": _to_jsonl,
+    "parquet": _to_parquet,
+    "folder": _to_folder,
+}
+"""How a snapshot is written, by name."""
+
+
+def _write_parquet(path: Path, layout: Layout, rows: Iterator[Row]) -> tuple[int, int]:
+    """Write rows into a file.
+
+    Returns:
+        How many, and their size in memory in bytes.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ExportError("Parquet needs pyarrow: pip install pyarrow") from None
+    types = {"string": pa.string(), "int64": pa.int64(), "list<string>": pa.list_(pa.string())}
+    schema = pa.schema([(name, types[kind]) for name, kind in layout.fields.items()])
+    count = size_bytes = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batched(rows, 10 * BATCH_ROWS):
+            table = pa.Table.from_pylist(batch, schema=schema)
+            writer.write_table(table)
+            count += len(batch)
+            size_bytes += table.nbytes
+    return count, size_bytes
+
+
+def _pieces(rows: Iterator[Row], size: int) -> Iterator[Iterator[Row]]:
+    """Cut rows into runs of `size`, each to be read before the next; at least one, if empty."""
+    while True:
+        taken = 0
+
+        def piece() -> Iterator[Row]:
+            nonlocal taken
+            for row in rows:
+                taken += 1
+                yield row
+                if taken == size:
+                    return
+
+        yield piece()
+        if taken < size:
+            return
 
 
 def _prompter(session: Session) -> Callable[[str, str], str | None]:
@@ -106,21 +303,19 @@ def _prompter(session: Session) -> Callable[[str, str], str | None]:
     return prompt
 
 
-def _rows(session: Session, dataset: Dataset) -> Iterator[Row]:
-    query = (
-        sa.select(
-            *(DatasetItem.position, DatasetItem.response_id.label("id"), DatasetItem.instruction, DatasetItem.response),
-            *(Response.recipe_id, Concepts.concepts, Seed.code.label("seed")),
+def _items(session: Session, dataset: Dataset, *columns: Any) -> Iterator[Any]:
+    """The items in order, page by page, with columns of the rows that they grew out of."""
+    item = DatasetItem
+    query = sa.select(item.position, item.response_id, item.instruction, item.response, *columns)
+    if columns:
+        query = (
+            query.join(Response, Response.id == item.response_id)
+            .join(Instruction, Instruction.id == Response.instruction_id)
+            .join(Concepts, Concepts.id == Instruction.concepts_id)
+            .join(Seed, Seed.id == Concepts.seed_id)
         )
-        .join(Response, Response.id == DatasetItem.response_id)
-        .join(Instruction, Instruction.id == Response.instruction_id)
-        .join(Concepts, Concepts.id == Instruction.concepts_id)
-        .join(Seed, Seed.id == Concepts.seed_id)
-        .where(DatasetItem.dataset_id == dataset.id)
-        .order_by(DatasetItem.position)
-        .limit(BATCH_ROWS)
-    )
+    query = query.where(item.dataset_id == dataset.id).order_by(item.position).limit(BATCH_ROWS)
     after = -1
-    while page := session.execute(query.where(DatasetItem.position > after)).mappings().all():
-        yield from (dict(row) for row in page)
-        after = page[-1]["position"]
+    while page := session.execute(query.where(item.position > after)).all():
+        yield from page
+        after = page[-1].position

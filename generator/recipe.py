@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from generator.codeblocks import code_blocks
 from sandbox_server.jobs import LimitsRequest
 from sandbox_server.settings import SettingsError, parse, read_toml
 
@@ -230,16 +232,32 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe.
+    """Read and validate a recipe: a TOML file, or the one in the card of an exported data set.
 
     Raises:
         SettingsError: names the file, the key and what was expected.
     """
-    recipe = parse(Recipe, read_toml(path), str(path))
+    recipe = parse(Recipe, _in_card(path) if path.suffix == ".md" else read_toml(path), str(path))
     for key, name in (("name", recipe.name), ("dataset name", recipe.dataset.name or recipe.name)):
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name):
             raise SettingsError(f"{path} {key}: expected letters, digits, '-', '_' and '.', at most 128, got {name!r}")
     return recipe
+
+
+def _in_card(path: Path) -> dict[str, Any]:
+    try:
+        blocks = code_blocks(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    recipes = [block.code for block in blocks if block.language == "toml"]
+    if len(recipes) != 1:
+        raise SettingsError(f"{path}: expected one block of TOML, the recipe, found {len(recipes)}")
+    try:
+        return tomllib.loads(recipes[0])
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: its recipe is not valid TOML: {error}") from error
 
 
 def with_model(

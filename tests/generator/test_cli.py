@@ -176,6 +176,17 @@ def test_export_knows_the_originals_columns(run: Run, built: Recipe) -> None:
     assert row["prompt"].endswith(row["instruction"])
 
 
+def test_export_replaces_nothing_unasked(run: Run, built: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("mine")
+
+    fails_with(run("export", "--output", str(path)), f"{path}: exists; give another --output, or --force")
+    assert path.read_text() == "mine"
+    assert run("export", "--output", str(path), "--force").exit_code == 0
+    assert len(path.read_text().splitlines()) == 5
+    fails_with(run("export", "--output", str(path), "--format", "folder", "--force"), "is a file")
+
+
 def test_export_knows_the_columns_that_trl_reads(run: Run, built: Recipe) -> None:
     row = json.loads(run("export", "--columns", "trl").stdout.splitlines()[0])
 

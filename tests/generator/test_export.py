@@ -1,0 +1,185 @@
+"""Snapshots as files that others read: pyarrow, datasets, and ourselves."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from generator import causes, export, models
+from generator.export import FORMS, LAYOUTS, ExportError
+from generator.pipeline import Pipeline, build
+from generator.progress import Silent
+from generator.recipe import Recipe, load_recipe
+from generator.store import Database, find_dataset
+from generator.toml import dumps
+from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
+from sandbox_server.settings import SettingsError
+from tests.fakes import FakeSandbox, passes
+from tests.generator.conftest import SQLITE_ONLY
+from tests.generator.rules import RuleEngine
+
+
+async def sometimes(job: Job) -> Outcome:
+    """Break every third."""
+    if int(job.request_id[:8], 16) % 3 == 0:
+        return Outcome(Verdict.ERROR, error=ProgramError("NameError", "name 'x' is not defined"))
+    return await passes(job)
+
+
+@pytest.fixture
+def built(small: Recipe, database: Database) -> Database:
+    """The small recipe, built, with failures."""
+    asyncio.run(build(small, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(sometimes)))
+    return database
+
+
+def write(database: Database, path: Path, form: str, columns: str = "pairs", *, replace: bool = False) -> int:
+    with database.reading() as session:
+        dataset = find_dataset(session, "small")
+        return export.export(session, dataset, path, form, LAYOUTS[columns], replace=replace)
+
+
+def lines(database: Database, path: Path, columns: str) -> list[dict[str, object]]:
+    write(database, path, "jsonl", columns)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("columns", LAYOUTS)
+def test_parquet_holds_what_json_lines_hold(built: Database, tmp_path: Path, columns: str) -> None:
+    import pyarrow.parquet as pq
+
+    write(built, tmp_path / "p.parquet", "parquet", columns)
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+
+    assert rows
+    assert rows == lines(built, tmp_path / "p.jsonl", columns)
+    assert list(rows[0]) == list(LAYOUTS[columns].fields)
+
+
+@SQLITE_ONLY
+@pytest.mark.parametrize("columns", LAYOUTS)
+def test_a_folder_holds_the_rows_in_files_of_bounded_size(
+    built: Database, tmp_path: Path, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr("generator.export.ROWS_PER_FILE", 2)
+    count = write(built, tmp_path / "folder", "folder", columns)
+    files = sorted((tmp_path / "folder" / "data").iterdir())
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+
+    assert rows == lines(built, tmp_path / "p.jsonl", columns)
+    assert len(rows) == count
+    assert files[0].name == f"train-00000-of-{len(files):05}.parquet"
+    assert len(files) == count // 2 + 1
+    assert f"num_examples: {count}" in (tmp_path / "folder" / "README.md").read_text()
+
+
+@SQLITE_ONLY
+@pytest.mark.train
+@pytest.mark.parametrize("columns", LAYOUTS)
+def test_datasets_loads_the_folder_with_the_types_that_its_card_says(
+    built: Database, tmp_path: Path, columns: str
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="it comes with the trainer's packages")
+    count = write(built, tmp_path / "folder", "folder", columns)
+
+    loaded = datasets.load_dataset(str(tmp_path / "folder"), split="train", cache_dir=str(tmp_path / "cache"))
+
+    assert loaded.num_rows == count
+    assert loaded.column_names == list(LAYOUTS[columns].fields)
+    assert list(loaded) == lines(built, tmp_path / "p.jsonl", columns)
+
+
+def test_preference_pairs_set_an_answer_beside_one_that_failed(built: Database, tmp_path: Path) -> None:
+    rows = lines(built, tmp_path / "p.jsonl", "preference")
+    with built.reading() as session:
+        failed = set(
+            session.scalars(sa.select(models.Execution.program_key).where(models.Execution.verdict == "ERROR"))
+        )
+        bad = list(session.scalars(sa.select(models.Response).where(models.Response.program_key.in_(failed))))
+        pairs = {item.instruction: item.response for item in session.scalars(sa.select(models.DatasetItem))}
+
+    assert rows
+    assert {row["rejected_verdict"] for row in rows} == {"ERROR"}
+    assert all(row["chosen"] == pairs[str(row["prompt"])] for row in rows)
+    wrong = {"\n\n".join((row.reasoning or "", row.implementation or "", row.explanation or "")) for row in bad}
+    assert {row["rejected"] for row in rows} <= wrong
+
+
+def test_the_card_carries_the_recipe_which_makes_the_same_keys(built: Database, small: Recipe, tmp_path: Path) -> None:
+    write(built, tmp_path / "folder", "folder")
+    again, first = Pipeline(load_recipe(tmp_path / "folder" / "README.md")), Pipeline(small)
+    text = (tmp_path / "folder" / "README.md").read_text()
+
+    assert (again.seeds.id, again.seed_filters.id, again.chain) == (first.seeds.id, first.seed_filters.id, first.chain)
+    assert causes.to_plain(again.recipe) | {"database": 0} == causes.to_plain(small) | {"database": 0}
+    assert "small.db" not in text
+    assert "postgres" not in text
+    with built.reading() as session:
+        dataset = find_dataset(session, "small")
+    assert f"| snapshot | `{dataset.id}` |" in text
+    assert "| MIT | seeds | 5 |" in text
+    assert "selfalign build --recipe README.md" in text
+
+
+@SQLITE_ONLY
+def test_the_card_of_an_older_snapshot_says_what_is_known(built: Database, small: Recipe, tmp_path: Path) -> None:
+    shorter = dataclasses.replace(small, dataset=dataclasses.replace(small.dataset, sections=("implementation",)))
+    asyncio.run(build(shorter, built, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(sometimes)))
+    with built.reading() as session:
+        first = find_dataset(session, "small", 1)
+        export.export(session, first, tmp_path / "folder", "folder", LAYOUTS["pairs"])
+
+    assert '"temperature": 0.7' in (tmp_path / "folder" / "README.md").read_text()
+    with pytest.raises(SettingsError, match="expected one block of TOML, the recipe, found 0"):
+        load_recipe(tmp_path / "folder" / "README.md")
+
+
+@SQLITE_ONLY
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_there_is_replaced_as_a_whole_and_only_when_asked(built: Database, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "out"
+    write(built, path, form)
+    before = path.stat().st_ino
+
+    with pytest.raises(ExportError, match="exists; give another --output, or --force"):
+        write(built, path, form)
+    write(built, path, form, replace=True)
+
+    assert path.stat().st_ino != before
+    assert [file.name for file in tmp_path.glob("*out*")] == ["out"]
+
+
+@SQLITE_ONLY
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_that_fails_leaves_nothing(
+    built: Database, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object):  # type: ignore[no-untyped-def]
+        yield {"id": "a", "instruction": "b", "response": "c"}
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(LAYOUTS, "pairs", export.Layout(LAYOUTS["pairs"].fields, broken))
+    with pytest.raises(OSError, match="No space left"):
+        write(built, tmp_path / "out", form)
+
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_toml_is_written_as_it_is_read() -> None:
+    table = {
+        "name": 'a "quoted" \\ name\n\x7f\u00e9\x01',
+        "on": True,
+        "share": 0.5,
+        "many": [1, 2],
+        "nested": {"deep": {"key with blanks": [{"a": "b"}]}, "empty": {}},
+    }
+
+    assert tomllib.loads(dumps(table)) == table
