@@ -17,6 +17,10 @@ from . import BUILTINS, judging
 
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
+_exc_info = sys.exc_info
+_CASE_FILE = unittest.case.__file__
+_ShouldStop: Any = unittest.case._ShouldStop  # type: ignore[attr-defined]
+
 
 class Watch:
     """Patches unittest, in the candidate's process, before the program runs."""
@@ -73,7 +77,7 @@ class Watch:
     def _patch_results(self) -> None:
         watch = self
         base: Any = unittest.result.TestResult
-        add_error, add_failure = base.addError, base.addFailure
+        add_error, add_failure, add_skip = base.addError, base.addFailure, base.addSkip
         sub_test = base.addSubTest
 
         def on_error(result: Any, test: Any, error: Any) -> None:
@@ -84,15 +88,43 @@ class Watch:
             watch._failed(error[1])
             add_failure(result, test, error)
 
+        def on_skip(result: Any, test: Any, reason: Any) -> None:
+            skipping = _exc_info()[1]  # none where a decorator says so of a whole class
+            if skipping is not None and not watch._is_of_tests(skipping):
+                watch._swallowed(skipping)
+            add_skip(result, test, reason)
+
         def on_sub_test(result: Any, test: Any, part: Any, error: Any) -> None:
             if error is not None:
                 kind = watch._failed if issubclass(error[0], test.failureException) else watch._swallowed
                 kind(error[1])
             sub_test(result, test, part, error)
 
-        base.addError, base.addFailure, base.addSubTest = on_error, on_failure, on_sub_test
+        base.addError, base.addFailure, base.addSkip, base.addSubTest = on_error, on_failure, on_skip, on_sub_test
+        case: Any = unittest.case.TestCase
+        call = case._callTestMethod
+
+        def calling(one: Any, method: Any) -> Any:
+            try:
+                return call(one, method)
+            except _ShouldStop as stop:  # what a runner takes for the end of a part of its own, and does not report
+                if not watch._is_of_tests(stop):
+                    watch._swallowed(stop)
+                raise
+
+        case._callTestMethod = calling
         to_text = base._exc_info_to_string
         base._exc_info_to_string = lambda result, error, test: judging.abridge(to_text(result, error, test))
+
+    def _is_of_tests(self, error: BaseException) -> bool:
+        """Was it raised by the tests' own text, or by unittest for them, and not by the program?"""
+        frames = error.__traceback__
+        while frames is not None:
+            name = frames.tb_frame.f_code.co_filename
+            if name not in (self._tests_file, _CASE_FILE, __file__):
+                return False
+            frames = frames.tb_next
+        return True
 
     def _swallowed(self, error: BaseException) -> None:
         if self._error is None:

@@ -120,7 +120,46 @@ GREET = Task(
     (("Ann",), ("Bo",)),
 )
 
-TASKS: tuple[Task, ...] = (ADD, HALF, ORDER, SQUARES, UNITTEST, PARITY, GREET)
+WORDS = Task(
+    "shout",
+    "def shout(text):\n    return text.upper() + '!'\n",
+    "assert shout('a').isupper()\nassert shout('b').endswith('!')\nassert 'C' in shout('c')\n",
+    (("a",), ("b",), ("c",)),
+)
+SHOUT = Task(
+    "shout",
+    WORDS.right,
+    "assert shout('a').isupper()\nassert shout('b').endswith('!')\n",
+    (("a",), ("b",)),
+)
+ROOT = Task(
+    "root",
+    "def root(x):\n    return x ** 0.5\n",
+    "assert abs(root(2) - 1.41421) < 1e-4\nassert abs(3 - root(9)) < 1e-9\n",
+    ((2,), (9,)),
+)
+CASES = Task(
+    "add",
+    ADD.right,
+    "import unittest\n\nassert add(2, 3) == 5\nassert add(10, 20) == 30\n",
+    ((2, 3), (10, 20)),
+)
+MESSAGE = Task(
+    "check_age",
+    "def check_age(age):\n    raise ValueError('no age')\n",
+    "try:\n    check_age(-1)\n    assert False\nexcept Exception as error:\n    assert error.args[0].startswith('no')\n",
+    ((-1,),),
+)
+COPY = Task(
+    "copied",
+    "def copied(items):\n    return dict(items)\n",
+    "assert 'a' in copied({'a': 1})\nassert 'b' in copied({'b': 1})\n",
+    (({"a": 1},), ({"b": 1},)),
+)
+
+TASKS: tuple[Task, ...] = (
+    ADD, HALF, ORDER, SQUARES, UNITTEST, PARITY, GREET, WORDS, SHOUT, ROOT, CASES, MESSAGE, COPY
+)  # fmt: skip
 
 # Why the default judge, which shares its interpreter with the program, cannot see through some of them. The words are
 # those of docs/judging.md.
@@ -882,5 +921,260 @@ FORGERIES: tuple[Forgery, ...] = (
     _forgery("a coroutine", ADD, "async def add(a, b):\n    return a + b"),
     _forgery(
         "recursion without end", ADD, "import sys\nsys.setrecursionlimit(10**6)\ndef add(a, b):\n    return add(a, b)"
+    ),
+    # Objects in a value's place, and a judge that is told of classes and exceptions that there are not
+    _forgery(
+        "a class under the function's name",
+        WORDS,
+        """
+        class shout:
+            def __init__(self, text): pass
+            def __contains__(self, item): return True
+            def isupper(self): return True
+            def endswith(self, end): return True
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a class under the name of a built-in",
+        WORDS,
+        """
+        class Yes:
+            def __contains__(self, item): return True
+            def isupper(self): return True
+            def endswith(self, end): return True
+        Yes.__name__ = 'shout'
+        def shout(text): return Yes()
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a function that says yes",
+        SHOUT,
+        """
+        def yes(*arguments): return True
+        yes.isupper = yes.endswith = yes
+        def shout(text): return yes
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a class that says yes",
+        SHOUT,
+        """
+        class Yes:
+            isupper = staticmethod(lambda: True)
+            endswith = staticmethod(lambda end: True)
+        def shout(text): return Yes
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a dataclass that says yes",
+        WORDS,
+        """
+        from dataclasses import dataclass
+        @dataclass
+        class Yes:
+            x: int = 1
+            def __contains__(self, item): return True
+            def isupper(self): return True
+            def endswith(self, end): return True
+        def shout(text): return Yes()
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a named tuple that says yes",
+        WORDS,
+        """
+        from collections import namedtuple
+        class Yes(namedtuple('Yes', 'x')):
+            def __contains__(self, item): return True
+            def isupper(self): return True
+            def endswith(self, end): return True
+        def shout(text): return Yes(1)
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "an enum that says yes",
+        WORDS,
+        """
+        from enum import Enum
+        class Yes(Enum):
+            YES = 1
+            def __contains__(self, item): return True
+            def isupper(self): return True
+            def endswith(self, end): return True
+        def shout(text): return Yes.YES
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a difference that is always nothing",
+        ROOT,
+        """
+        class Near:
+            def __sub__(self, other): return 0.0
+            __rsub__ = __sub__
+        def root(x): return Near()
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a dataclass whose difference is nothing",
+        ROOT,
+        """
+        from dataclasses import dataclass
+        @dataclass
+        class Near:
+            x: float = 0.0
+            def __sub__(self, other): return 0.0
+            def __rsub__(self, other): return 0.0
+        def root(x): return Near()
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "an IntEnum whose difference is nothing",
+        ROOT,
+        """
+        from enum import IntEnum
+        class Near(IntEnum):
+            A = 1
+            def __sub__(self, other): return 0.0
+            def __rsub__(self, other): return 0.0
+        def root(x): return Near.A
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a named tuple whose difference is nothing",
+        ROOT,
+        """
+        from typing import NamedTuple
+        class Near(NamedTuple):
+            x: int
+            def __sub__(self, other): return 0.0
+            def __rsub__(self, other): return 0.0
+        def root(x): return Near(1)
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "the tests are skipped by an exception",
+        UNITTEST,
+        """
+        import unittest
+        calls = []
+        def add(a, b):
+            calls.append(a)
+            if len(calls) > 1: raise unittest.SkipTest('enough')
+            return 5 if a == 2 else 30
+    """,
+    ),
+    _forgery(
+        "unittest ends the judge",
+        CASES,
+        """
+        import sys
+        def add(a, b):
+            if a == 2: return 5
+            frame = sys._getframe(1)
+            while type(frame.f_locals.get('self')).__name__ != 'Host': frame = frame.f_back
+            host = frame.f_locals['self']
+            type(host).encode_exception = lambda self, error: ['X', ['kx', 'unittest.__main__.Error'], [], '', 999999, None]
+            raise ValueError
+    """,
+    ),
+    _forgery(
+        "a twin with a method __eq__",
+        ADD,
+        """
+        import sys
+        from dataclasses import dataclass
+        @dataclass
+        class Yes:
+            x: int = 1
+        def add(a, b):
+            frame = sys._getframe(1)
+            while type(frame.f_locals.get('self')).__name__ != 'Host': frame = frame.f_back
+            space = type(frame.f_locals['self'])._encode_class.__globals__
+            old = space['describe']
+            def lie(cls, kind):
+                told = old(cls, kind)
+                told['methods'] = ['__eq__']
+                cls.__eq__ = lambda self, other: True
+                return told
+            space['describe'] = lie
+            return Yes()
+    """,
+    ),
+    _forgery(
+        "a twin with a field __eq__",
+        ADD,
+        """
+        import sys
+        from dataclasses import dataclass
+        @dataclass
+        class Yes:
+            x: int = 1
+        def yes(*arguments): return True
+        def add(a, b):
+            frame = sys._getframe(1)
+            while type(frame.f_locals.get('self')).__name__ != 'Host': frame = frame.f_back
+            space = type(frame.f_locals['self'])._encode_class.__globals__
+            old = space['describe']
+            def lie(cls, kind):
+                told = old(cls, kind)
+                told['fields'] = [['x', 'default', 1, False], ['__eq__', 'default', yes, False]]
+                cls.__dataclass_fields__['__eq__'] = 1
+                return told
+            space['describe'] = lie
+            return Yes()
+    """,
+    ),
+    _forgery(
+        "a twin with a member __eq__",
+        ADD,
+        """
+        import sys
+        from enum import Enum
+        class Yes(Enum):
+            A = 1
+        def yes(*arguments): return True
+        def add(a, b):
+            frame = sys._getframe(1)
+            while type(frame.f_locals.get('self')).__name__ != 'Host': frame = frame.f_back
+            space = type(frame.f_locals['self'])._encode_class.__globals__
+            old = space['describe']
+            def lie(cls, kind):
+                told = old(cls, kind)
+                told['members'] = [['A', 1], ['__eq__', yes]]
+                return told
+            space['describe'] = lie
+            return Yes.A
+    """,
+    ),
+    _forgery(
+        "an exception with an attribute",
+        MESSAGE,
+        """
+        class Yes:
+            def startswith(self, start): return True
+        def check_age(age): raise KeyError(Yes())
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a mapping that says yes",
+        COPY,
+        """
+        class copied:
+            def __init__(self, items): pass
+            def __contains__(self, item): return True
+    """,
+        EQUALITY,
     ),
 )

@@ -35,6 +35,11 @@ _ENUMS = {
 _FACTORIES: dict[Any, str] = {list: "list", dict: "dict", set: "set"}
 
 
+def is_reserved(name: str) -> bool:
+    """Does the interpreter, or `enum`, give a meaning to this name?"""
+    return name.startswith("__") or (name.startswith("_") and name.endswith("_"))
+
+
 def is_of_library(kind: type) -> bool:
     """Does it come from the standard library, so that the judge has it too?"""
     module = getattr(kind, "__module__", "")
@@ -111,7 +116,7 @@ def describe(cls: Any, kind: str) -> dict[str, Any]:
             if name in PASSED_ON or name in COMPARISONS:
                 if value is not None and not _is_generated(value):
                     special.append(name)
-            elif isinstance(value, types.FunctionType | staticmethod | classmethod) and not name.startswith("__"):
+            elif isinstance(value, types.FunctionType | staticmethod | classmethod) and not is_reserved(name):
                 methods.append(name)
     told: dict[str, Any] = {
         "kind": kind,

@@ -38,7 +38,9 @@ class Fitness:
 
     Attributes:
         reason: why they cannot be judged separately, or empty.
-        named: names that they speak of, as names or attributes: classes among them are expected.
+        named: names that they speak of, as names or attributes.
+        classes: those among them that they expect to be classes of the program's, going by how classes are called: a
+            class in a function's place would answer for the value that the function owes.
         bound: names that they bind at their top level.
         free: names that they use and do not bind themselves.
         rebound: global names that functions of theirs rebind.
@@ -58,6 +60,7 @@ class Fitness:
             self._bind(statement)
         for node in ast.walk(tree):
             self._look(node, bound_anywhere)
+        self.classes = {name for name in self.named if name.lstrip("_")[:1].isupper() and not hasattr(builtins, name)}
         self.free = {name for name in self.named if name not in self.bound and name not in bound_anywhere}
         if self._modules >= {"asyncio", "time"}:
             self._refuse("the time that concurrent tasks take")

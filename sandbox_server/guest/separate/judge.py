@@ -16,7 +16,7 @@ from .. import judging, uncalled, visible
 from ..instrument import ENTERED, Instrumenter
 from .describe import is_of_library
 from .fitness import Fitness, shadowed
-from .host import DATACLASS, MEASURES, library
+from .host import DATACLASS, MEASURES
 from .peer import Gone, Peer
 from .proxies import RemoteCallable, RemoteIterator, RemoteMethod, RemoteObject, RemoteType, make_class
 from .values import CannotCross, Malformed
@@ -190,7 +190,10 @@ class JudgePeer(Peer):
             case "p", [_, int(handle)]:
                 return self._own[handle]
             case "kx", [_, str(name)]:
-                found = library(name) if name.partition(".")[0] in sys.stdlib_module_names | {"builtins"} else None
+                module, _, attribute = name.rpartition(".")
+                if module.partition(".")[0] in _RUNNERS:
+                    return Exception  # one that steers a runner of tests is nothing special when a program raises it
+                found = getattr(builtins if module == "builtins" else _library_module(module), attribute)
                 if not (isinstance(found, type) and issubclass(found, BaseException)):
                     raise ValueError("not an exception's class")
                 return found
@@ -228,7 +231,7 @@ class JudgePeer(Peer):
         for key in ("members", "fields", "defaults"):
             if key in told:
                 told[key] = self.decode(told[key])
-        return make_class(self, told, told["bases"], told["name"] in self.fitness.named)
+        return make_class(self, told, told["bases"], told["name"] in self.fitness.classes)
 
     def _register_remote(self, handle: int, value: Any) -> Any:
         self._remote[handle] = value
@@ -385,14 +388,30 @@ def resolve(peer: JudgePeer, name: str) -> Any:
             return value
         case ("module", str(module)):
             if name in (module, module.rpartition(".")[2]) or _ALIASES.get(name) == module:
-                __import__(module)
-                return sys.modules[module]
+                return _library_module(module)
             raise peer.refuse(f"the tests use {name}, which the program binds to the module {module}")
         case ("library", str(module)) if module.partition(".")[0] in sys.stdlib_module_names:
-            __import__(module)
-            return getattr(sys.modules[module], name)
+            return getattr(_library_module(module), name)
         case _:
             raise KeyError(name)
+
+
+_RUNNERS = frozenset({"unittest", "doctest", "bdb", "pdb"})
+
+
+def _library_module(name: str) -> types.ModuleType:
+    """A module that the program names. Importing it must not do anything: `unittest.__main__` would end the judge.
+
+    Raises:
+        ValueError: there is no such module, or it is a script.
+    """
+    if any(part.startswith("__") for part in name.split(".")) or name in ("antigravity", "this"):
+        raise ValueError(f"not a module for a judge: {name[:100]!r}")
+    try:
+        __import__(name)
+        return sys.modules[name]
+    except BaseException as error:
+        raise ValueError(f"no module {name[:100]!r}: {type(error).__name__}") from None
 
 
 class TestsModule(types.ModuleType):

@@ -12,7 +12,7 @@ import collections
 import enum
 from typing import TYPE_CHECKING, Any
 
-from .describe import COMPARISONS, PASSED_ON
+from .describe import COMPARISONS, PASSED_ON, is_reserved
 
 if TYPE_CHECKING:
     from .judge import JudgePeer
@@ -24,7 +24,14 @@ _OF_BUILTINS = frozenset(
     for name in dir(kind)
     if name.startswith(("is", "startswith", "endswith", "count", "index"))
 )
-_ANSWERS = frozenset({"__bool__", "__contains__", "__len__"})
+_YES_OR_NO = frozenset(name for name in _OF_BUILTINS if name.startswith(("is", "startswith", "endswith")))
+_ARITHMETIC = (
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "or", "xor"
+)  # fmt: skip
+# What stands for a value where tests compute with it: `abs(result - 3.5) < 0.1` holds for whoever subtracts to nothing.
+_ANSWERS = frozenset({"__bool__", "__contains__", "__len__"}) | {
+    f"__{side}{name}__" for name in _ARITHMETIC for side in ("", "r", "i")
+}
 _ENUMS = {kind.__name__: kind for kind in (enum.Enum, enum.IntEnum, enum.StrEnum, enum.Flag, enum.IntFlag)}
 _namedtuple: Any = collections.namedtuple  # a type checker wants its arguments written out
 _FACTORIES = {"list": list, "dict": dict, "set": set}
@@ -56,6 +63,8 @@ class RemoteCallable:
             "__module__",
         ):
             raise AttributeError(name)
+        if name in _YES_OR_NO:
+            raise self._peer.refuse(f"a function of the program's is asked for {name!r}")
         return self._peer.request("get", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -134,6 +143,10 @@ class RemoteType(type):
     def __getattr__(cls, name: str) -> Any:
         if _is_special(name):
             raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        if name in _YES_OR_NO and not cls._named:
+            raise cls._peer.refuse(
+                f"the program's class {cls.__name__}, which the tests never name, is asked for {name!r}"
+            )
         return cls._peer.request("get", cls, name)
 
     def __setattr__(cls, name: str, value: Any) -> None:
@@ -184,7 +197,7 @@ def _passing_on(name: str) -> Any:
     def passed_on(self: Any, *arguments: Any) -> Any:
         cls = type(self)
         if name in _ANSWERS and not cls._named:
-            raise cls._peer.refuse(_opaque(cls, "asked for its truth, length or content"))
+            raise cls._peer.refuse(_opaque(cls, "asked for its truth, length or content, or computed with"))
         return cls._peer.call("special", self, name, arguments)
 
     passed_on.__name__ = name
@@ -214,6 +227,7 @@ def make_class(peer: JudgePeer, told: dict[str, Any], bases: list[type], named: 
     """
     common = {"__doc__": told["doc"], "__qualname__": told["qualname"], "__module__": told["module"]}
     name, special, methods = told["name"], set(told["special"]), frozenset(told["methods"])
+    _check_names(peer, told, named)
     match told["kind"]:
         case "plain":
             space = common | {key: _passing_on(key) for key in special & PASSED_ON}
@@ -233,19 +247,19 @@ def make_class(peer: JudgePeer, told: dict[str, Any], bases: list[type], named: 
             space = enum.EnumMeta.__prepare__(name, (base,))
             for key, value in told["members"]:
                 space[key] = value
-            for key, value in _of_structure(peer, special, methods).items():
+            for key, value in _of_structure(peer, special, methods, named).items():
                 space[key] = value
             made: Any = enum.EnumMeta(name, (base,), space)
         case "namedtuple":
             plain = _namedtuple(name, told["fields"], defaults=told["defaults"])
-            made = type(name, (plain,), {"__slots__": (), **_of_structure(peer, special, methods)})
+            made = type(name, (plain,), {"__slots__": (), **_of_structure(peer, special, methods, named)})
         case "dataclass":
             import dataclasses
 
             made = dataclasses.make_dataclass(
                 name,
                 [_field(*field) for field in told["fields"]],
-                namespace=_of_structure(peer, special - COMPARISONS, methods),
+                namespace=_of_structure(peer, special - COMPARISONS, methods, named),
                 frozen=told["options"]["frozen"],
                 order=told["options"]["order"],
                 unsafe_hash=told["options"]["unsafe_hash"],
@@ -266,11 +280,34 @@ def _field(name: str, given: str, value: Any, kw_only: bool) -> tuple[str, Any, 
     return name, Any, dataclasses.field(kw_only=kw_only)
 
 
-def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str]) -> dict[str, Any]:
+def _check_names(peer: JudgePeer, told: dict[str, Any], named: bool) -> None:
+    """A twin is compared by what it holds: nothing that the program names may take the place of that.
+
+    Raises:
+        ValueError: no `describe` tells this.
+        Refused: its parts bear the names of what tests ask of the built-in types.
+    """
+    parts = [part if isinstance(part, str) else part[0] for key in ("fields", "members") for part in told.get(key, ())]
+    for name in (*parts, *told["methods"]):
+        if not isinstance(name, str) or is_reserved(name):
+            raise ValueError("not a name of a part")
+    for _, value in told.get("members", ()):
+        if hasattr(type(value), "__get__"):
+            raise ValueError("not a member")
+    answering = _YES_OR_NO.intersection(parts)
+    if answering and not named:
+        raise peer.refuse(
+            f"the program's class {told['name']}, which the tests never name, has a part {min(answering)!r}"
+        )
+
+
+def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str], named: bool) -> dict[str, Any]:
     """What a twin leaves to the program: its methods, properties and operators; the object goes along as a value."""
 
     def method(name: str) -> Any:
         def forwarded(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            if name in _OF_BUILTINS and not named:
+                raise peer.refuse(_opaque(type(self), f"asked for {name!r}"))
             return peer.call("method", self, name, arguments, keywords)
 
         forwarded.__name__ = name
@@ -278,6 +315,8 @@ def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str]) -
 
     def operation(name: str) -> Any:
         def forwarded(self: Any, *arguments: Any) -> Any:
+            if name in _ANSWERS and not named:
+                raise peer.refuse(_opaque(type(self), "asked for its truth, length or content, or computed with"))
             return peer.call("special", self, name, arguments)
 
         forwarded.__name__ = name
@@ -286,6 +325,8 @@ def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str]) -
     def attribute(self: Any, name: str) -> Any:
         if _is_special(name) or name.startswith("_"):
             raise AttributeError(name)
+        if name in _YES_OR_NO and not named:
+            raise peer.refuse(_opaque(type(self), f"asked for {name!r}"))
         return peer.request("get", self, name)
 
     return (
@@ -302,4 +343,6 @@ def _exception_text(self: Any) -> str:
 def _exception_attribute(self: Any, name: str) -> Any:
     if _is_special(name) or "@handle" not in self.__dict__:
         raise AttributeError(name)
+    if name in _YES_OR_NO and not type(self)._named:
+        raise type(self)._peer.refuse(_opaque(type(self), f"asked for {name!r}"))
     return type(self)._peer.request("get", self, name)

@@ -311,6 +311,8 @@ class Codec:
     def _decode_mutable(self, node: list[Any], depth: int) -> Any:
         if len(node) < 5 or type(node[1]) is not str or type(node[2]) is not int or node[2] in self._mirrors:
             raise Malformed("not a mutable value")
+        if (node[2] - self._next_handle) % 2 == 0:
+            raise Malformed("a handle of this side's")
         _, name, handle, header, *parts = node
         shape = self.shapes_by_name.get(name)
         if shape is None:
