@@ -53,6 +53,8 @@ class ServerConfig:
             and CPU time, which decides, does not pass while a program waits.
         cache_bytes: what the verdict cache may hold, for requests with `cache`; 0 turns it off.
         metrics_address: ``host:port`` for Prometheus, in plain HTTP; absent means none.
+        health_address: ``host:port`` that answers ``grpc.health.v1`` and nothing else, in plain text, for probes that
+            know no TLS; absent means none.
         trace_endpoint: an OTLP collector, e.g. ``http://127.0.0.1:4317``; absent means no traces.
         drain_grace_s: how long runs in flight may go on after SIGTERM.
         drain_pause_s: how long to keep serving, already NOT_SERVING, so that load balancers take notice.
@@ -75,6 +77,7 @@ class ServerConfig:
     max_cpu_pressure_percent: float = 0.0
     cache_bytes: int = 64 * 1024 * 1024
     metrics_address: str | None = None
+    health_address: str | None = None
     trace_endpoint: str | None = None
     drain_grace_s: float = 30.0
     drain_pause_s: float = 0.0

@@ -81,6 +81,8 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
             servicer.listeners.append(stack.enter_context(tracing(config.trace_endpoint)))
         limits = {"memory": config.max_memory_pressure_percent, "cpu": config.max_cpu_pressure_percent}
         await stack.enter_async_context(watching_pressure(servicer.admission, limits))
+        if config.health_address:
+            await stack.enter_async_context(_telling_health(config.health_address, health))
         address = _bind(server, config)
         await server.start()
         try:
@@ -106,6 +108,22 @@ async def _drain(
     finally:
         await server.stop(None)  # after a cancelled drain: what is still in flight ends now
     logger.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _telling_health(address: str, health: health_aio.HealthServicer) -> AsyncIterator[None]:
+    """Answer health checks, and nothing else, in plain text: Kubernetes' probes know no TLS."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=64)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise SettingsError(f"health_address: {address} cannot be bound: in use, or not of this machine") from error
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
 
 
 async def _self_test(sandbox: Sandbox, info: SandboxInfo) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -221,6 +222,23 @@ async def test_reflection_names_the_services(tmp_path) -> None:
         call.cancel()
     names = {service.name for service in answer.list_services_response.service}
     assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_health_alone_is_told_in_plain_text_at_an_address_of_its_own(tmp_path) -> None:
+    """Probes know no TLS; nothing else of the service answers them, and a port in use is refused by name."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = ServerConfig(address=f"unix:{tmp_path}/socket", health_address=address)
+    async with serving(FakeSandbox(), config), grpc.aio.insecure_channel(address) as channel:
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await pb_grpc.SandboxServiceStub(channel).GetInfo(pb.GetInfoRequest())
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(SettingsError, match=f"health_address: {address} cannot be bound"):
+            async with serving(FakeSandbox(), ServerConfig(f"unix:{tmp_path}/other", health_address=address)):
+                pytest.fail("served")
 
 
 async def test_a_token_is_wanted_of_everything_but_health(tmp_path) -> None:
