@@ -14,10 +14,11 @@ def main() -> None:
 def _add_commands() -> None:
     # Each module imports click and the standard library only; a test holds `selfalign --help` to that.
     from generator import cli as generator_cli
+    from generator.view import cli as view_cli
     from sandbox_server import cli as sandbox_cli
     from trainer import cli as trainer_cli
 
-    for module in (sandbox_cli, generator_cli, trainer_cli):
+    for module in (sandbox_cli, generator_cli, view_cli, trainer_cli):
         for command in module.COMMANDS:
             main.add_command(command)
 

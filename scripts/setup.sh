@@ -57,6 +57,10 @@ if [ "$profile" = test ]; then
     command -v node > /dev/null || missing+=(nodejs)
 fi
 [ ${#missing[@]} = 0 ] || install_system "${missing[@]}"
+# The viewer is looked at in a real browser too; where there is none, that test is skipped and says so.
+if [ "$profile" = test ] && ! command -v chromium > /dev/null && apt-cache show chromium 2> /dev/null | grep -q '^Version:.*deb'; then
+    install_system chromium
+fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "needs Python 3.11 or newer; set PYTHON to one"
 
 if [ ! -x "$venv/bin/python" ]; then

@@ -29,6 +29,7 @@ PHRASES = {
     "generator/prompts/": "sixteen worked examples and the stages' texts",
     "generator/recordings/": "a real model's raw answers to the demo's prompts",
     "generator/seeds/": "sources, extraction, licences, filters",
+    "generator/view/": "pages on this machine over a database, and the same as one file",
     "trainer/": "FLOOR 3",
     "trainer/evaluation/": "benchmarks, pass@k, comparison, through the same sandbox",
     "migrations/": "the schema's history, for alembic",

@@ -1,0 +1,1 @@
+"""Local, read-only pages over a database, and the same as one file."""
