@@ -99,8 +99,13 @@ def plan(recipe_path: str, url: str, as_json: bool, **model: str | None) -> None
         return
     if not any(step["at_most"] for step in steps):
         click.echo("nothing to do: every row is there")
-    _print_table(("stage", "done", "to_do", "at_most"), steps)
-    click.echo("to_do: can be made now; at_most: if every row before turns out usable")
+    told = [{key: "unknown" if value is None else value for key, value in step.items()} for step in steps]
+    told = [row | {"time": _duration(step["time_s"])} for row, step in zip(told, steps, strict=True)]
+    _print_table(("stage", "done", "to_do", "at_most", "prompt_tokens", "completion_tokens", "time"), told)
+    click.echo("to_do: can be made now; at_most: if every row before turns out usable; tokens and time: of at_most")
+    for step in steps:
+        if step["judged_by"]:
+            click.echo(f"{step['stage']}: judged by {step['judged_by']}")
 
 
 @click.command()
@@ -480,6 +485,14 @@ def _plain_report(report: Report) -> dict[str, Any]:
         "completions_drawn": report.completions_drawn,
         "did_nothing": report.did_nothing,
     }
+
+
+def _duration(time_s: float | None) -> str:
+    if time_s is None:
+        return "unknown"
+    minutes, seconds = divmod(round(time_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
 def _print_json(value: Any) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from generator import checking, models, work
 from generator.causes import Cause
 from generator.checks import are_wanted, most
+from generator.estimate import Cost, cost
 from generator.pipeline import Pipeline
 from generator.recipe import SandboxSettings
 from generator.seeds import gather, judge
@@ -23,12 +26,14 @@ class Step:
         done: rows there are.
         to_do: rows that could be made now.
         at_most: rows to make if every row of the stages before turns out usable; `to_do` is part of it.
+        cost: of `at_most` rows.
     """
 
     stage: str
     done: int
     to_do: int
     at_most: int
+    cost: Cost = Cost()
 
 
 def plan(database: Database, pipeline: Pipeline) -> list[Step]:
@@ -52,17 +57,26 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
         pending = min(kept, pipeline.recipe.seeds.limit or kept)
         steps.append(Step("seeds", 0, pending, pending))
         chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
+    recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
+    with ThreadPoolExecutor() as pool:  # a database uses a processor for each of them
+        programs = pool.submit(work.count_programs, database, chain, recipe_id)
+        counts = dict(zip(chain.samples, pool.map(partial(work.count, database, chain), chain.samples), strict=True))
     for stage, samples in chain.samples.items():
-        counted = work.count(database, chain, stage)
+        counted = counts[stage]
         to_do = counted.parents * samples - counted.rows
         pending = to_do + pending * samples
         steps.append(Step(stage, counted.rows, to_do, pending))
-    recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
-    unrun, run = work.count_programs(database, chain, recipe_id)
+    unrun, run = programs.result()
     steps.append(Step("executions", run, unrun, unrun + pending))
     if are_wanted(pipeline.recipe.selection):
         steps.append(_checks(database, pipeline, chain, executed if recipe_id else None, unrun + pending))
-    return steps
+    runs = Cause(executed.stage, executed.parameters) if executed and recipe_id else Cause("executions", {})
+    by = pipeline.stages | {"executions": runs, "checks": runs}
+    with database.reading() as session:
+        return [
+            dataclasses.replace(step, cost=cost(session, by[step.stage], step.at_most)) if step.stage in by else step
+            for step in steps
+        ]
 
 
 def _checks(
@@ -87,4 +101,5 @@ def _is_asked_for(parameters: dict[str, Any], settings: SandboxSettings) -> bool
 
 def as_rows(steps: list[Step]) -> list[dict[str, Any]]:
     """Steps as plain values."""
-    return [dataclasses.asdict(step) for step in steps]
+    rows = [dataclasses.asdict(step) for step in steps]
+    return [row | row.pop("cost") for row in rows]

@@ -58,11 +58,15 @@ def fails_with(result: Result, *words: str) -> None:
         assert word in line
 
 
+def counted(step: dict[str, Any]) -> tuple[int, int, int]:
+    return step["done"], step["to_do"], step["at_most"]
+
+
 def test_plan_counts_the_work_before_anything_is_stored(run: Run, small: Recipe) -> None:
     steps = {step["stage"]: step for step in json.loads(run("plan", "--json").stdout)["steps"]}
 
     assert steps["seeds"]["to_do"] == 5
-    assert steps["concepts"] == {"stage": "concepts", "done": 0, "to_do": 0, "at_most": 5}
+    assert counted(steps["concepts"]) == (0, 0, 5)
     assert steps["responses"]["at_most"] == steps["executions"]["at_most"] == 15
 
 
@@ -71,7 +75,9 @@ def test_plan_after_seeds_says_what_can_be_drawn_now(run: Run, small: Recipe) ->
     steps = {step["stage"]: step for step in json.loads(run("plan", "--json").stdout)["steps"]}
 
     assert "seeds" not in steps
-    assert steps["concepts"] == {"stage": "concepts", "done": 0, "to_do": 5, "at_most": 5}
+    assert counted(steps["concepts"]) == (0, 5, 5)
+    assert steps["concepts"]["prompt_tokens"] is steps["concepts"]["time_s"] is None
+    assert "unknown" in run("plan").stdout
 
 
 def test_plan_after_a_build_has_nothing(run: Run, built: Recipe) -> None:
@@ -85,6 +91,20 @@ def test_plan_for_another_model_starts_anew(run: Run, built: Recipe) -> None:
     steps = json.loads(run("plan", "--model", "other", "--json").stdout)["steps"]
 
     assert [step["at_most"] for step in steps] == [5, 5, 15, 15]
+    assert steps[2]["prompt_tokens"] is None  # another model reads other tokens
+    assert steps[3]["judged_by"] == "15 rows of this recipe"
+
+
+def test_plan_judges_tokens_and_time_by_what_is_stored(run: Run, built: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(path.read_text().replace("samples = 3", "samples = 5\ntemperature = 0.9"))
+    responses = json.loads(run("plan", "--json").stdout)["steps"][2]
+
+    assert counted(responses) == (0, 25, 25)
+    assert (responses["prompt_tokens"], responses["completion_tokens"]) == (25 * 100, 25 * 20)  # as the engine counts
+    assert 0 <= responses["time_s"] < 60
+    assert responses["judged_by"] == "15 rows of an earlier recipe"
+    assert "responses: judged by 15 rows of an earlier recipe" in run("plan").stdout
 
 
 def test_plan_for_the_same_model_reached_otherwise_has_nothing(run: Run, built: Recipe) -> None:
