@@ -243,12 +243,11 @@ except OSError as error:
         limits=_MEMORY,
     ),
     Attack(
-        "epolls_and_watches",
+        "epolls_and_timers",
         KIT
         + """
 held = []
-for make in (lambda: libc.epoll_create1(0), lambda: libc.inotify_init(), lambda: libc.eventfd(0, 0),
-             lambda: libc.timerfd_create(1, 0)):
+for make in (lambda: libc.epoll_create1(0), lambda: libc.eventfd(0, 0), lambda: libc.timerfd_create(1, 0)):
     while (fd := make()) >= 0:
         held.append(fd)
     print(f"end={errno.errorcode[ctypes.get_errno()]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from sandbox_server.jobs import Outcome, Verdict
-from tests.attacks.attack import KIT, Attack, found, killed_by
+from tests.attacks.attack import KIT, Attack, found, killed_by, limits
 
 _SIGSYS = 31
 _X86 = platform.machine() == "x86_64"
@@ -180,6 +180,45 @@ attempt("landlock", lambda: call(444, 444, 0, 0, 0) and "made")
 """,
         Verdict.EXITED,
         (found(listener="EPERM", prctl="EPERM", strict="EPERM", off="EPERM"),),
+    ),
+    Attack(
+        "watches",  # other slots open the same image, and the host the same devices
+        KIT
+        + """
+attempt("watch", lambda: check(libc.inotify_init1(0)))
+attempt("add", lambda: check(libc.inotify_add_watch(0, b"/dev/null", 0xFFF)))
+folder = os.open("/dev", os.O_RDONLY)
+attempt("notify", lambda: call(72, 25, folder, 1026, 0x20))
+""",
+        Verdict.EXITED,
+        (found(watch="EPERM", add="EPERM", notify="EPERM"),),
+    ),
+    Attack(
+        "host_wide_room",
+        KIT
+        + """
+context = ctypes.c_ulong(0)
+attempt("aio", lambda: call(206, 0, 65536, ctypes.byref(context)))
+attempt("sync", lambda: os.sync())
+attempt("syncfs", lambda: check(libc.syncfs(0)))
+attempt("file", lambda: os.fsync(os.open("x", os.O_CREAT | os.O_WRONLY)))
+""",
+        Verdict.EXITED,
+        (found(aio="EPERM", sync="None", syncfs="0", file="None"),),
+    ),
+    Attack(
+        "exec_from_memory",  # a program that is on no file system is held as any other
+        KIT
+        + """
+fd = os.memfd_create("own", 0)
+with open("/proc/self/exe", "rb") as exe:
+    for chunk in iter(lambda: exe.read(1 << 20), b""): os.write(fd, chunk)
+code = "import ctypes; print('run=yes', flush=True); ctypes.CDLL(None).ptrace(0, 0, 0, 0)"
+os.execve(fd, ["python", "-S", "-c", code], {"PYTHONHOME": sys.prefix})
+""",
+        Verdict.KILLED,
+        (found(run="yes"), killed_by(_SIGSYS)),
+        limits=limits(file_size_bytes=64 << 20, disk_bytes=64 << 20),
     ),
     Attack(
         "personality",

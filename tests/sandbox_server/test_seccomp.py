@@ -66,6 +66,8 @@ def test_every_listed_attack_kills_and_every_listed_refusal_refuses(machine: str
         assert ask(machine, number) == KILL, name
     for name, number in here.refused.items():
         assert ask(machine, number) == refused(errno.EPERM), name
+    for name, number in here.ignored.items():
+        assert ask(machine, number) == refused(0), name
 
 
 def test_calls_of_the_future_do_not_exist(machine: str) -> None:
@@ -101,6 +103,7 @@ def test_arguments_are_looked_at(machine: str) -> None:
     assert ask(machine, here.ioctl, 0, 0x5412) == refused(errno.EPERM)  # types into a terminal
     assert ask(machine, here.fcntl, 1, 3) == ALLOW
     assert ask(machine, here.fcntl, 1, 1031) == refused(errno.EPERM)  # the size of a pipe
+    assert ask(machine, here.fcntl, 1, 1026) == refused(errno.EPERM)  # signals when others open a folder's files
     assert ask(machine, here.prctl, 15) == ALLOW
     assert ask(machine, here.prctl, 22) == refused(errno.EPERM)
     assert ask(machine, here.personality, 0xFFFFFFFF) == ALLOW
