@@ -113,6 +113,46 @@ def run(
 
 
 @sandbox.command()
+@click.option(
+    "--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where to answer HTTP."
+)
+@click.option(
+    "--address", default="embedded", show_default=True, help=_ADDRESS_HELP + " embedded: a server of this one's own."
+)
+def http(listen: str, address: str) -> None:
+    """Answer SandboxFusion's HTTP interface (POST /run_code), which verl and others speak, with a sandbox server.
+
+    Whoever reaches it can run programs: keep it on a private address.
+    """
+    try:
+        from sandbox_server import fusion
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise click.ClickException(f"needs {error.name}: pip install 'selfalign[http]'") from None
+    import socket
+
+    from sandbox_server.client import ClientConfig, connect
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.UsageError(f"--listen {listen}: expected HOST:PORT")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    async def main() -> None:
+        with socket.create_server((host.strip("[]"), int(port)), family=family) as listener:
+            async with connect(address, ClientConfig(timeout_s=None, retry_for_s=5.0)) as remote:
+                click.echo(f"http://{host}:{listener.getsockname()[1]}/run_code, by {remote.address}")
+                await fusion.serve(remote, listener)
+
+    with _user_errors():
+        try:
+            asyncio.run(main())
+        except OSError as error:
+            raise click.ClickException(f"--listen {listen}: {error.strerror}") from None
+
+
+@sandbox.command()
 @click.option("--address", help=_ADDRESS_HELP + " Without it, what this host would offer.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def info(address: str | None, as_json: bool) -> None:
