@@ -23,7 +23,7 @@ OLD, NEW = HUMANEVAL_0_2_1, HUMANEVAL_0_3_1
 
 
 def line(value: Any) -> bytes:
-    codec = Codec(1)
+    codec = Codec(2)
     return codec.dumps(["=", codec.encode(value)])
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_leave_its_interpreter_is_unequal_even_to_its_like() -> None
         b"[",
         b'["="]',
         b'["=",["t"]]',
-        b'["=",["y","list",1,[]]]',
+        b'["=",["y","list",2,[]]]',
         b'["=",["@",7]]',
         b'["?",1]',
         b"\xff" * 9,

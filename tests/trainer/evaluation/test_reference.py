@@ -199,7 +199,7 @@ async def test_the_job_holds_inputs_and_program_and_no_output(tmp_path: Path) ->
     """What is sent for a candidate is what is sent for the reference, but for the program."""
 
     async def answers(job: Job) -> Outcome:
-        text = b'["loaded"]\n["=",2]\n["=",4]\n["=",["y","list",1,[],[3,3]]]\n["done",1,1,1]\n'
+        text = b'["loaded"]\n["=",2]\n["=",4]\n["=",["y","list",2,[],[3,3]]]\n["done",1,1,1]\n'
         return Outcome(Verdict.EXITED, files=(File(inside.ANSWERS, text),))
 
     sandbox = FakeSandbox(answers)

@@ -52,7 +52,10 @@ class _TimeUp(BaseException):
 
 
 class _Plain(Codec):
-    """The codec, with instances of subclasses of plain types as what they hold: equality looks at nothing else."""
+    """The codec, with instances of subclasses of plain types as what they hold: equality looks at nothing else.
+
+    This side's handles are the even ones.
+    """
 
     def encode_other(self, value: Any, depth: int) -> Any:
         for kind, plain in _PLAIN:
@@ -86,7 +89,7 @@ class _Answers:
         self._lines: list[bytes] = []
 
     def add(self, *items: Any) -> None:
-        self.add_line(_Plain(1).dumps(list(items)))
+        self.add_line(_Plain(2).dumps(list(items)))
 
     def add_line(self, line: bytes) -> None:
         self._lines.append(line)
@@ -119,12 +122,12 @@ def _line(value: Any, largest: int) -> bytes:
     """The line of a value."""
     try:
         if type(value) in (list, tuple) and len(value) > _MANY:
-            return _Plain(1).dumps(["#", *_digest(value)])
-        codec = _Plain(1)
+            return _Plain(2).dumps(["#", *_digest(value)])
+        codec = _Plain(2)
         data = codec.dumps(["=", codec.encode(value)])
-        return data if len(data) <= largest else _Plain(1).dumps(["#", _hash(data).hexdigest(), len(data)])
+        return data if len(data) <= largest else _Plain(2).dumps(["#", _hash(data).hexdigest(), len(data)])
     except (CannotCross, RecursionError, ValueError):
-        return _Plain(1).dumps(["x", _name(value)])
+        return _Plain(2).dumps(["x", _name(value)])
 
 
 def _digest(value: "list[Any] | tuple[Any, ...]") -> "tuple[str, int]":
@@ -163,7 +166,7 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
     began = flushed = _cpu_ns()
     used = []
     for index, (given, limit_ms) in enumerate(zip(settings["inputs"], settings["cpu_limits_ms"], strict=True)):
-        arguments = _Plain(1).decode(given) if typed else given
+        arguments = _Plain(2).decode(given) if typed else given
         started = _cpu_ns()
         try:
             try:
