@@ -1,6 +1,7 @@
 """Side by side with evalplus: the same samples, the same machine, one run.
 
     python benchmarks/evaluation.py --benchmark humaneval+ --samples FILE --data FOLDER [--repeats 10] [--load 1]
+    python benchmarks/evaluation.py --quick --data FOLDER
 
 Installs evalplus from PyPI into an environment of its own under .selfalign/, gives it the data through its
 override-path variables, and scores the samples with both in turn, so that whatever else the machine does falls on both
@@ -8,7 +9,8 @@ alike. Both keep the reference's outputs from a first run, which is timed apart.
 keep a core busy meanwhile.
 
 Prints one JSON document: for each task on which the two disagree the verdicts and our reason, for each repeat the wall
-time and the counts, and the tasks whose verdict changed between repeats.
+time, the CPU time (with ours, what of it the programs computed: neither can do with less) and the counts, and the tasks
+whose verdict changed between repeats.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".selfalign" / "evalplus"
@@ -49,13 +52,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:
         work = Path(folder)
         data = work / "data.jsonl"
-        data.write_bytes(content.data)
+        lines = content.data.splitlines(keepends=True)
+        data.write_bytes(b"".join(lines[: arguments.limit or None]))
         samples = as_solutions(arguments.samples, data, work / "samples.jsonl")
         environment = {**os.environ, DATASET[arguments.benchmark][1]: str(data), "XDG_CACHE_HOME": str(work / "cache")}
         environment["SELFALIGN_REFERENCE_CACHE"] = str(work / "references")
         first = {
-            "evalplus_first_s": theirs(python, arguments, samples, environment, work / "first")[0],
-            "selfalign_first_s": ours(arguments, samples, environment, work / "first.db")[0],
+            "evalplus_first_s": theirs(python, arguments, samples, environment, work / "first")[0].wall,
+            "selfalign_first_s": ours(arguments, samples, environment, work / "first.db")[0].wall,
         }
         runs = []
         with busy(arguments.load):
@@ -63,7 +67,8 @@ def main() -> None:
                 their_s, their = theirs(python, arguments, samples, environment, work / f"theirs-{number}")
                 our_s, our, reasons = ours(arguments, samples, environment, work / f"ours-{number}.db")
                 runs.append({"evalplus": their, "evalplus_s": their_s, "selfalign": our, "selfalign_s": our_s})
-                print(f"repeat {number}: evalplus {their_s:.1f} s, selfalign {our_s:.1f} s", file=sys.stderr)
+                runs[-1]["programs_s"] = sum(reason["cpu_time_ms"] or 0 for reason in reasons.values()) / 1000
+                print(f"repeat {number}: evalplus {their_s.wall:.1f} s, selfalign {our_s.wall:.1f} s", file=sys.stderr)
     print(json.dumps(report(arguments, content.version, release, first, runs, reasons), indent=2))
 
 
@@ -76,7 +81,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--load", type=int, default=0, help="other processes that keep a core busy each")
     parser.add_argument("--parallel", type=int, help="evalplus's workers; default: its own, half the processors")
-    return parser.parse_args()
+    parser.add_argument("--limit", type=int, default=0, help="only the first so many tasks; 0: all")
+    parser.add_argument("--quick", action="store_true", help="two repeats of the first 30 tasks: under a minute")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.limit, arguments.repeats = 30, 2
+    return arguments
 
 
 def install(release: str) -> Path:
@@ -102,6 +112,7 @@ def as_solutions(samples: str, data: Path, path: Path) -> Path:
         given = Path(samples).read_bytes()
         text = gzip.decompress(given) if samples.endswith(".gz") else given
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [row for row in rows if row["task_id"] in tasks]
         rows = [
             {
                 "task_id": row["task_id"],
@@ -115,8 +126,8 @@ def as_solutions(samples: str, data: Path, path: Path) -> Path:
 
 def theirs(
     python: Path, arguments: argparse.Namespace, samples: Path, environment: dict[str, str], work: Path
-) -> tuple[float, dict[str, list[bool]]]:
-    """Wall time of evalplus in seconds, and by task whether base and plus inputs passed."""
+) -> tuple[Seconds, dict[str, list[bool]]]:
+    """Time of evalplus, and by task whether base and plus inputs passed."""
     work.mkdir()
     copy = work / "samples.jsonl"
     copy.write_bytes(samples.read_bytes())
@@ -124,9 +135,7 @@ def theirs(
     command += ["--samples", str(copy)]
     if arguments.parallel:
         command += ["--parallel", str(arguments.parallel)]
-    started = time.monotonic()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    elapsed = time.monotonic() - started
+    elapsed, _ = timed(command, environment)
     results = json.loads((work / "samples_eval_results.json").read_text())["eval"]
     return elapsed, {task: verdict_of(found) for task, found in results.items()}
 
@@ -139,16 +148,16 @@ def verdict_of(found: list[dict[str, Any]]) -> list[bool]:
 
 def ours(
     arguments: argparse.Namespace, samples: Path, environment: dict[str, str], database: Path
-) -> tuple[float, dict[str, list[bool]], dict[str, Any]]:
-    """Wall time of `selfalign eval` in seconds, verdicts as `theirs`, and what went wrong with each failed task."""
+) -> tuple[Seconds, dict[str, list[bool]], dict[str, Any]]:
+    """Time of `selfalign eval`, verdicts as `theirs`, and what went wrong with each failed task."""
     command = [sys.executable, str(ROOT / "selfalign.py"), "eval", "--benchmark", arguments.benchmark, "--json"]
     command += ["--samples", str(samples), "--db", f"sqlite:///{database}"]
     if arguments.data:
         command += ["--data", str(arguments.data)]
-    started = time.monotonic()
-    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE)
-    elapsed = time.monotonic() - started
-    (found,) = json.loads(done.stdout)
+    if arguments.limit:
+        command += ["--limit", str(arguments.limit)]
+    elapsed, printed = timed(command, environment)
+    (found,) = json.loads(printed)
     verdicts = {
         one["task_id"]: [one["details"]["base"] == "PASSED", one["verdict"] == "PASSED"]
         for one in found["samples"]
@@ -160,6 +169,23 @@ def ours(
         for one in found["samples"]
     }
     return elapsed, verdicts, reasons
+
+
+class Seconds(NamedTuple):
+    """Of a command and all that it started: by the clock, and of CPU time."""
+
+    wall: float
+    cpu: float
+
+
+def timed(command: list[str], environment: dict[str, str]) -> tuple[Seconds, bytes]:
+    """Run a command to its end; returns its time and what it printed."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, env=environment, capture_output=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr.decode(errors='replace')}")
+    wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Seconds(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout
 
 
 @contextlib.contextmanager
@@ -200,9 +226,12 @@ def report(
         **first,
         "runs": [
             {
-                "evalplus_s": round(run["evalplus_s"], 2),
-                "selfalign_s": round(run["selfalign_s"], 2),
-                "ratio": round(run["evalplus_s"] / run["selfalign_s"], 2),
+                "evalplus_s": round(run["evalplus_s"].wall, 2),
+                "selfalign_s": round(run["selfalign_s"].wall, 2),
+                "ratio": round(run["evalplus_s"].wall / run["selfalign_s"].wall, 2),
+                "evalplus_cpu_s": round(run["evalplus_s"].cpu, 2),
+                "selfalign_cpu_s": round(run["selfalign_s"].cpu, 2),
+                "of_it_the_programs_cpu_s": round(run["programs_s"], 2),
                 **{
                     f"{name}_{part}": sum(found[index] for found in run[name].values())
                     for name in ("evalplus", "selfalign")

@@ -1,10 +1,11 @@
 """Rows per second that the trainer's stream reads in random order, and the memory that it takes.
 
-    python benchmarks/stream_rows.py [--rows 1000000] [--seconds 10] [--url postgresql://...]
+    python benchmarks/stream_rows.py [--quick] [--rows 1000000] [--seconds 10] [--postgres | --url postgresql://...]
 
 A snapshot of `--rows` pairs (1.2 KB each) is made in the database, which must not have one of that name yet. Then pairs
 are read through the trainer's own source in the order of an epoch, in queries of a step (64) and of a survey (500),
-each from a place that has not been read before; as a floor, the same positions through the bare driver.
+each from a place that has not been read before; as a floor, the same positions through SQLite's bare driver. With
+--postgres the same is done in a PostgreSQL server as well, which is started for this and thrown away.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import platform
 import random
 import resource
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +30,9 @@ from generator import models
 from generator.keys import key_of
 from generator.store import BATCH_ROWS, batched, ensure_recipe, insert_new, open_database, parse_url
 from trainer.dataset import EpochOrder, PairSource
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests import postgres
 
 NAME = "stream-benchmark"
 
@@ -100,40 +105,51 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+def measure(url: str, options: argparse.Namespace) -> None:
+    """Make a snapshot, read it in random order, print the rates with the memory before and after."""
+    begun = time.perf_counter()
+    id = make_snapshot(url, options.rows)
+    print(f"{parse_url(url).drivername}: {options.rows:,} pairs stored in {time.perf_counter() - begun:.0f} s")
+    source = PairSource(url, id, options.rows)
+    order = EpochOrder(options.rows, seed=1)
+    source.fetch(order(np.arange(5000)).tolist())
+    at = 5000
+    for batch in (64, BATCH_ROWS):
+        before = resident_mib()
+        rate, at = timed(source.fetch, order, at, batch, options.seconds)
+        print(f"  queries of {batch:>3} rows: {rate}; memory {before:.0f} -> {resident_mib():.0f} MiB")
+    source.close()
+    if url.startswith("sqlite"):
+        bare = sqlite3.connect(url.removeprefix("sqlite:///"))
+        marks = ",".join("?" * BATCH_ROWS)
+        columns = "position, response_id, instruction, response"
+        query = f"SELECT {columns} FROM dataset_items WHERE dataset_id = ? AND position IN ({marks})"
+        rate, at = timed(
+            lambda positions: bare.execute(query, [id, *positions]).fetchall(), order, at, BATCH_ROWS, options.seconds
+        )
+        print(f"  bare sqlite3, {BATCH_ROWS}:  {rate}")
+        bare.close()
+
+
 def main() -> None:
     """Print the figures with their conditions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--quick", action="store_true", help="200,000 rows, 1 s each: under a minute")
+    parser.add_argument("--postgres", action="store_true", help="PostgreSQL as well, in a server of its own")
     parser.add_argument("--url", default="", help="an empty database; default: a SQLite file that is deleted after")
     options = parser.parse_args()
+    if options.quick:
+        options.rows, options.seconds = 200_000, 1.0
     with tempfile.TemporaryDirectory() as folder:
-        url = options.url or f"sqlite:///{folder}/stream.db"
-        begun = time.perf_counter()
-        id = make_snapshot(url, options.rows)
-        print(f"{options.rows:,} pairs stored in {time.perf_counter() - begun:.0f} s, {parse_url(url).drivername}")
-        source = PairSource(url, id, options.rows)
-        order = EpochOrder(options.rows, seed=1)
-        source.fetch(order(np.arange(5000)).tolist())
-        at = 5000
-        for batch in (64, BATCH_ROWS):
-            before = resident_mib()
-            rate, at = timed(source.fetch, order, at, batch, options.seconds)
-            print(f"queries of {batch:>3} rows: {rate}; memory {before:.0f} -> {resident_mib():.0f} MiB")
-        source.close()
-        if not options.url:
-            bare = sqlite3.connect(f"{folder}/stream.db")
-            marks = ",".join("?" * BATCH_ROWS)
-            columns = "position, response_id, instruction, response"
-            query = f"SELECT {columns} FROM dataset_items WHERE dataset_id = ? AND position IN ({marks})"
-            rate, at = timed(
-                lambda positions: bare.execute(query, [id, *positions]).fetchall(),
-                order,
-                at,
-                BATCH_ROWS,
-                options.seconds,
-            )
-            print(f"bare sqlite3, {BATCH_ROWS}:  {rate}")
+        measure(options.url or f"sqlite:///{folder}/stream.db", options)
+    if options.postgres:
+        try:
+            with postgres.serve(durable=True) as server:
+                measure(server.empty(), options)
+        except postgres.NoServer as reason:
+            parser.error(str(reason))
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, {platform.machine()}")
 

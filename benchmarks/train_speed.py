@@ -1,6 +1,6 @@
 """Tokens per second of the trainer on this machine, against TRL's SFTTrainer in the same run, and the packing fill.
 
-    python benchmarks/train_speed.py [--steps 5] [--batch 16] [--db URL --dataset NAME]
+    python benchmarks/train_speed.py [--quick] [--steps 5] [--batch 16] [--db URL --dataset NAME]
 
 The same model, optimizer, precision and pairs, four ways: ours packed, ours one pair a pass, TRL with several pairs
 padded in one pass, and TRL with one pair a pass. They take turns, so that a loaded machine slows all of them; per CPU
@@ -93,14 +93,15 @@ class Bench:
         self.usable = [(pair, example) for pair, example in encoded if not isinstance(example, str)]
         self.lengths = [len(example.input_ids) for _, example in self.usable]
 
-    def fill(self, batch: int, capacity: int) -> float:
-        """Packing fill, as `Step` defines it, over steps of `batch` pairs."""
-        tokens = slots = 0
+    def fill(self, batch: int, capacity: int) -> tuple[float, tuple[float, float]]:
+        """Over steps of `batch` pairs: packing fill as `Step` defines it, share of capacity, and the most of that."""
+        tokens = slots = passes = fewest = 0
         for start in range(0, len(self.lengths) - batch + 1, batch):
             lengths = self.lengths[start : start + batch]
             sizes = [sum(lengths[index] for index in items) for items in even_bins(lengths, capacity)]
             tokens, slots = tokens + sum(sizes), slots + len(sizes) * max(sizes)
-        return tokens / slots
+            passes, fewest = passes + len(sizes), fewest + -(-sum(sizes) // capacity)
+        return tokens / slots, (tokens / passes / capacity, tokens / fewest / capacity)
 
     def ours(self, packing: bool) -> tuple[float, float]:
         """Tokens per wall and per CPU second."""
@@ -125,7 +126,7 @@ class Bench:
             [(n, len(example.input_ids), example.trained_tokens) for n, (_, example) in enumerate(used)], dtype=np.int32
         )
         steps = Steps(
-            _Memory([pair for pair, _ in used]),  # type: ignore[arg-type]  # the database is another benchmark's
+            Memory([pair for pair, _ in used]),  # type: ignore[arg-type]  # the database is another benchmark's
             rows,
             self.encoder,
             order=in_order,
@@ -199,7 +200,7 @@ class Bench:
         return tokens / clock.wall, tokens / clock.cpu
 
 
-class _Memory:
+class Memory:
     """Pairs in memory, as TRL has them."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
@@ -217,18 +218,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="pairs in an optimizer step")
     parser.add_argument("--padded", type=int, default=8, help="pairs in a padded pass of TRL's")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="one round of 3 steps of 8 pairs: under a minute")
     parser.add_argument("--db", default="", help="take the pairs from this database")
     parser.add_argument("--dataset", default="demo", help="snapshot in --db")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.steps, options.batch = 1, 3, 8
     if importlib.util.find_spec("trl") is None:
         parser.error("needs trl: pip install 'selfalign[dev]'")
-    pairs = stored(options.db, options.dataset) if options.db else made_up(max(2000, options.steps * options.batch))
+    pairs = stored(options.db, options.dataset) if options.db else made_up(320 if options.quick else 2000)
     with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         bench = Bench(pairs, options.steps, options.batch, Path(folder))
         lengths = sorted(bench.lengths)
         print(f"{len(lengths):,} pairs: {statistics.mean(lengths):.0f} tokens on average, longest {lengths[-1]}")
         for capacity in (MAX_TOKENS, 2048, 4096, 8192):
-            print(f"packing fill, steps of 64 pairs, pack_tokens = {capacity}: {bench.fill(64, capacity):.1%}")
+            fill, (used, most) = bench.fill(64, capacity)
+            print(
+                f"packing fill, steps of 64 pairs, pack_tokens = {capacity}: {fill:.1%}, of capacity {used:.1%}", end=""
+            )
+            print(f" where any packing of 64 pairs reaches {most:.1%} at most")
         ways: dict[str, Callable[[], tuple[float, float]]] = {
             "ours, packed": lambda: bench.ours(packing=True),
             "ours, a pair a pass": lambda: bench.ours(packing=False),
@@ -239,9 +247,18 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, way in ways.items():
                 found[name].append(way())
-        for name, rates in found.items():
-            wall, cpu = (statistics.median(rate[i] for rate in rates) for i in (0, 1))
+        medians = {
+            name: [statistics.median(rate[i] for rate in rates) for i in (0, 1)] for name, rates in found.items()
+        }
+        for name, (wall, cpu) in medians.items():
             print(f"{name:<22} {wall:>8,.0f} tokens/s {cpu:>8,.0f} per CPU second")
+        packed, single, padded, alone = medians.values()
+        for what, ours, theirs in (
+            ("ours packed / TRL padded", packed, padded),
+            ("ours packed / TRL a pair a pass", packed, alone),
+            ("ours / TRL, a pair a pass both", single, alone),
+        ):
+            print(f"{what:<32} {ours[0] / theirs[0]:>5.2f} by the clock, {ours[1] / theirs[1]:>5.2f} by CPU time")
     print(
         f"Llama of 4 layers x 256, vocabulary {len(bench.tokenizer):,}, fp32, Adafactor; "
         f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, "

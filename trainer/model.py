@@ -79,7 +79,7 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
         ModelUnfit: the model cannot be loaded, or does not fit its tokenizer or the settings.
     """
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    implementation = _attention(settings)
+    implementation = attention_name(settings)
     if settings.model.kind == "new":
         config = new_config(settings.model, tokenizer, settings.max_tokens)
         config._attn_implementation = implementation
@@ -287,7 +287,7 @@ def _embedding(model: PreTrainedModel) -> torch.Tensor:
     return cast("torch.Tensor", model.get_input_embeddings().weight)
 
 
-def _attention(settings: TrainSettings) -> str:
+def attention_name(settings: TrainSettings) -> str:
     """What transformers calls the attention that is asked for."""
     chosen = settings.attention
     if chosen == "auto":
