@@ -166,8 +166,11 @@ class Keeper(Generic[R]):
         return {id for key, id in mates if places[id] > first[key]}
 
     def _mates(self, keys: Iterable[int], condition: Any) -> list[tuple[int, str]]:
-        joined = sa.and_(Judgement.subject_id == Band.subject_id, Judgement.recipe_id == self.recipe_id)
-        query = sa.select(Band.key, Band.subject_id).join(Judgement, joined).where(condition, self._undecided())
+        # Not a join: without statistics SQLite would begin with the judgements, of which nearly all are the recipe's.
+        judged = sa.exists().where(
+            Judgement.recipe_id == self.recipe_id, Judgement.subject_id == Band.subject_id, condition, self._undecided()
+        )
+        query = sa.select(Band.key, Band.subject_id).where(judged)
         found: list[tuple[int, str]] = []
         for batch in batched(keys):
             found += [(key, id) for key, id in self.session.execute(query.where(Band.key.in_(batch)))]

@@ -8,6 +8,7 @@ import symtable
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__"}
@@ -108,9 +109,7 @@ def functions(source: str, *, infer_imports: bool = False) -> Iterator[Function]
     module = parse_quietly(source)
     lines = source.split("\n")  # as the parser counts them; splitlines() would also split at form feeds
     imports = _imports(module)
-    stars = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(module))
-    unknown = undefined_names(source) if infer_imports and not stars else frozenset()
-    unknown -= {name for node in ast.walk(module) if isinstance(node, ast.Global) for name in node.names}
+    unknown = _unknown_names(module, source) if infer_imports else frozenset()
     for node in module.body:
         if not isinstance(node, FunctionNode):
             continue
@@ -121,13 +120,20 @@ def functions(source: str, *, infer_imports: bool = False) -> Iterator[Function]
         code = "\n".join(lines[first - 1 : node.end_lineno]).rstrip()
         used = global_names(code)
         header = dict.fromkeys(statement for name, statement in imports.items() if name in used)
-        header |= dict.fromkeys(_inferred(node, used & unknown))
+        if unknown:
+            header |= dict.fromkeys(_inferred(node, used & unknown))
         yield Function(node.name, "\n".join([*header, *(["", ""] if header else []), code]), docstring, first)
+
+
+@lru_cache(maxsize=8)  # every filter asks, one after the other
+def parsed(code: str) -> ast.Module:
+    """As `parse_quietly`; the tree is shared, so look and do not touch."""
+    return parse_quietly(code)
 
 
 def function_of(code: str) -> FunctionNode:
     """The function that a seed's code defines, after its imports."""
-    return next(node for node in parse_quietly(code).body if isinstance(node, FunctionNode))
+    return next(node for node in parsed(code).body if isinstance(node, FunctionNode))
 
 
 def global_names(code: str) -> frozenset[str]:
@@ -154,6 +160,17 @@ def _reads(table: symtable.SymbolTable) -> Iterator[str]:
             yield symbol.get_name()
     for child in table.get_children():
         yield from _reads(child)
+
+
+def _unknown_names(module: ast.Module, source: str) -> frozenset[str]:
+    """Names that a module surely does not define; after `import *` no name is sure."""
+    names = undefined_names(source)
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            return frozenset()
+        if isinstance(node, ast.Global):
+            names -= frozenset(node.names)
+    return names
 
 
 def _inferred(function: FunctionNode, names: frozenset[str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from generator.privacy import find_private
 from generator.recipe import SeedSettings
 from generator.records import SeedRecord
 from generator.seeds import typecheck
-from generator.seeds.extract import FunctionNode, function_of, parse_quietly, undefined_names
+from generator.seeds.extract import FunctionNode, function_of, parsed, undefined_names
 
 MAX_LINES = 150
 MIN_DOCSTRING_WORDS = 4
@@ -95,7 +95,7 @@ def _is_test(record: SeedRecord) -> str | None:
 
 
 def _banned_import(record: SeedRecord) -> str | None:
-    for node in ast.walk(parse_quietly(record.code)):
+    for node in ast.walk(parsed(record.code)):
         for module in _imported(node):
             if module.split(".")[0] in BANNED_IMPORTS:
                 return f"imports {module}"
@@ -103,7 +103,7 @@ def _banned_import(record: SeedRecord) -> str | None:
 
 
 def _relative_import(record: SeedRecord) -> str | None:
-    for node in ast.walk(parse_quietly(record.code)):
+    for node in ast.walk(parsed(record.code)):
         if isinstance(node, ast.ImportFrom) and node.level:
             return "imports from its own package"
     return None
