@@ -218,7 +218,8 @@ def run_program(code: str, tests: str, expect_tests: bool, entry_point: str) -> 
     except SystemExit as stop:
         report["end"] = "exit"
         if watch is not None and watch.ended_by_its_runner(stop):
-            report["end"], report["reached"] = "done", True
+            report["end"] = "done"
+            report["reached"] = watch.ran_all(instrumenter.functions, entered, namespace)
         report["code"] = exit_status(stop)
     except BaseException as error:
         frames = own_frames(error.__traceback__)

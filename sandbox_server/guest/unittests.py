@@ -30,7 +30,7 @@ class Watch:
         self._tests_file = tests_file
         self._depth = threading.local()
         self._error: dict[str, Any] | None = None
-        self._expected: list[Any] = []
+        self._skips = 0
         for name in dir(unittest.TestCase):
             if name.startswith("assert") and callable(getattr(unittest.TestCase, name)):
                 setattr(unittest.TestCase, name, self._counting(getattr(unittest.TestCase, name)))
@@ -45,6 +45,16 @@ class Watch:
             name = frames.tb_frame.f_code.co_filename
             frames = frames.tb_next
         return name == sys.modules[unittest.main.__module__].__file__
+
+    def ran_all(self, functions: list[str], entered: set[int], namespace: dict[str, Any]) -> bool:
+        """Were the methods of all test cases run, or skipped? What is loaded, the program can say (`load_tests`)."""
+        missing = 0
+        for index, name in enumerate(functions):
+            place, _, method = name.rpartition(".")
+            kind = namespace.get(place.partition(".")[0])
+            if index not in entered and method.startswith("test") and isinstance(kind, type):
+                missing += issubclass(kind, unittest.case.TestCase)
+        return missing <= self._skips
 
     def finish(self, report: dict[str, Any]) -> None:
         """Bring an error that a runner swallowed into the report."""
@@ -92,6 +102,7 @@ class Watch:
             skipping = _exc_info()[1]  # none where a decorator says so of a whole class
             if skipping is not None and not watch._is_of_tests(skipping):
                 watch._swallowed(skipping)
+            watch._skips += 1
             add_skip(result, test, reason)
 
         def on_sub_test(result: Any, test: Any, part: Any, error: Any) -> None:

@@ -144,6 +144,25 @@ CASES = Task(
     "import unittest\n\nassert add(2, 3) == 5\nassert add(10, 20) == 30\n",
     ((2, 3), (10, 20)),
 )
+MAIN = Task(
+    "add",
+    ADD.right,
+    dedent(
+        """
+        import unittest
+
+        class TestAdd(unittest.TestCase):
+            def test_small(self):
+                self.assertEqual(add(2, 3), 5)
+
+        if __name__ == "__main__":
+            assert add(1, 2) == 3
+            unittest.main()
+        """
+    ).strip()
+    + "\n",
+    ((2, 3), (1, 2)),
+)
 MESSAGE = Task(
     "check_age",
     "def check_age(age):\n    raise ValueError('no age')\n",
@@ -158,7 +177,7 @@ COPY = Task(
 )
 
 TASKS: tuple[Task, ...] = (
-    ADD, HALF, ORDER, SQUARES, UNITTEST, PARITY, GREET, WORDS, SHOUT, ROOT, CASES, MESSAGE, COPY
+    ADD, HALF, ORDER, SQUARES, UNITTEST, PARITY, GREET, WORDS, SHOUT, ROOT, CASES, MAIN, MESSAGE, COPY
 )  # fmt: skip
 
 # Why the default judge, which shares its interpreter with the program, cannot see through some of them. The words are
@@ -921,6 +940,49 @@ FORGERIES: tuple[Forgery, ...] = (
     _forgery("a coroutine", ADD, "async def add(a, b):\n    return a + b"),
     _forgery(
         "recursion without end", ADD, "import sys\nsys.setrecursionlimit(10**6)\ndef add(a, b):\n    return add(a, b)"
+    ),
+    _forgery(
+        "the loader is told of no tests",
+        MAIN,
+        """
+        def load_tests(loader, tests, pattern):
+            import unittest
+            return unittest.TestSuite()
+        def add(a, b):
+            return 3
+    """,
+    ),
+    _forgery(
+        "unittest stops without a word",
+        UNITTEST,
+        """
+        import unittest.case
+        calls = []
+        def add(a, b):
+            calls.append(a)
+            if len(calls) > 1: raise unittest.case._ShouldStop
+            return 5 if a == 2 else 30
+    """,
+    ),
+    _forgery(
+        "an audit hook sees the tests",
+        ADD,
+        """
+        import dis, sys
+        seen = []
+        def hook(event, arguments):
+            if event == 'exec' and hasattr(arguments[0], 'co_consts'):
+                seen.append(arguments[0])
+        sys.addaudithook(hook)
+        def add(a, b):
+            given = [step.argval for code in seen for step in dis.get_instructions(code) if step.opname == 'LOAD_CONST']
+            given = [value for value in given if type(value) is int]
+            for place in range(len(given) - 2):
+                if given[place : place + 2] == [a, b]:
+                    return given[place + 2]
+            return 0
+    """,
+        FRAMES,
     ),
     # Objects in a value's place, and a judge that is told of classes and exceptions that there are not
     _forgery(

@@ -531,7 +531,8 @@ def _run(
     except SystemExit as stop:
         report["end"] = "exit"
         if watch is not None and watch.ended_by_its_runner(stop):
-            report["end"], report["reached"] = "done", True
+            report["end"] = "done"
+            report["reached"] = watch.ran_all(instrumenter.functions, entered, namespace)
         report["code"] = judging.exit_status(stop)
     except (Gone, Refused):
         pass  # the peer remembers
