@@ -4,6 +4,7 @@ A runner swallows what its tests raise, and `unittest.main` ends the process: bo
 looks at exceptions and at the module's end.
 """
 
+import contextlib
 import functools
 import sys
 import threading
@@ -18,7 +19,7 @@ from . import BUILTINS, judging
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
 _exc_info = sys.exc_info
-_CASE_FILE = unittest.case.__file__
+_CASE_FILE, _CONTEXT_FILE = unittest.case.__file__, contextlib.__file__
 _ShouldStop: Any = unittest.case._ShouldStop  # type: ignore[attr-defined]
 
 
@@ -112,18 +113,20 @@ class Watch:
             sub_test(result, test, part, error)
 
         base.addError, base.addFailure, base.addSkip, base.addSubTest = on_error, on_failure, on_skip, on_sub_test
-        case: Any = unittest.case.TestCase
-        call = case._callTestMethod
+        outcome: Any = unittest.case._Outcome  # type: ignore[attr-defined]
+        execute = outcome.testPartExecutor
 
-        def calling(one: Any, method: Any) -> Any:
-            try:
-                return call(one, method)
-            except _ShouldStop as stop:  # what a runner takes for the end of a part of its own, and does not report
-                if not watch._is_of_tests(stop):
-                    watch._swallowed(stop)
-                raise
+        @contextlib.contextmanager
+        def executing(*arguments: Any, **keywords: Any) -> Any:
+            with execute(*arguments, **keywords):
+                try:
+                    yield
+                except _ShouldStop as stop:  # what a runner takes for the end of a part of its own, and keeps quiet of
+                    if not watch._is_of_tests(stop):
+                        watch._swallowed(stop)
+                    raise
 
-        case._callTestMethod = calling
+        outcome.testPartExecutor = executing
         to_text = base._exc_info_to_string
         base._exc_info_to_string = lambda result, error, test: judging.abridge(to_text(result, error, test))
 
@@ -132,7 +135,7 @@ class Watch:
         frames = error.__traceback__
         while frames is not None:
             name = frames.tb_frame.f_code.co_filename
-            if name not in (self._tests_file, _CASE_FILE, __file__):
+            if name not in (self._tests_file, _CASE_FILE, _CONTEXT_FILE, __file__):
                 return False
             frames = frames.tb_next
         return True
