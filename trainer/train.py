@@ -356,6 +356,8 @@ def out_of_memory_advice(settings: TrainSettings, step: int) -> str:
     advice = []
     if settings.packing and settings.capacity > settings.max_tokens:
         advice.append(f"pack_tokens = {settings.max_tokens}")
+    if settings.cross_entropy == "plain":
+        advice.append('cross_entropy = "chunked"')
     if not settings.gradient_checkpointing:
         advice.append("gradient_checkpointing = true")
     if settings.precision != "bf16":
@@ -364,6 +366,8 @@ def out_of_memory_advice(settings: TrainSettings, step: int) -> str:
         advice.append('optimizer = "adafactor"')
     if settings.lora is None:
         advice.append("lora = { rank = 16 }")
+    elif settings.lora.base_bits == 16:
+        advice.append("lora base_bits = 4")
     advice.append(f"max_tokens below {settings.max_tokens}")
     return f"out of memory in step {step + 1}; in [train] try, in this order: {'; '.join(advice)}"
 
