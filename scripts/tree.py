@@ -37,7 +37,8 @@ PHRASES = {
     "examples/": "a program to try, and a client in JavaScript",
     "scripts/": "set-up, code generation, recording",
     "benchmarks/": "every figure, with the command that prints it",
-    "docs/": "judging, serving, SQL, training, evaluation, threat model, decisions",
+    "deploy/": "images, compose, Kubernetes, systemd, Prometheus and a dashboard",
+    "docs/": "judging, serving, SQL, training, evaluation, scale, deployment, threat model, decisions",
     "tests/": "mirrors the packages; attacks/ and honesty/ try to break the promises",
 }
 OPEN = ("sandbox_server/", "generator/", "trainer/")
