@@ -39,7 +39,7 @@ from sandbox_server.sandbox import Sandbox
 
 SCIENTIFIC = "scientific"
 PACKAGES = ("numpy==2.2.6", "pandas==2.3.3")
-LONG_MS = 50.0  # CPU time above which a program says more about itself than about a sandbox
+LONG_MS = 10.0  # CPU time above which a program says more about itself than about a sandbox
 IN_FLIGHT = (1, 8, 64)
 
 

@@ -340,7 +340,8 @@ class _Jails:
         self, runtime: runtimes.Runtime, number: int, nested: bool, apart: bool, hash_seed: int = 0
     ) -> Slot:
         self._started += 1
-        env = (*runtime.env, ("PYTHONHASHSEED", str(hash_seed)))
+        # The guest's libraries are bound when it starts, or each fork would look up what it is the first to call.
+        env = (*runtime.env, ("PYTHONHASHSEED", str(hash_seed)), ("LD_BIND_NOW", "1"))
         kind = ("nested",) * nested + ("apart",) * apart
         kind += tuple(f"preload={module}" for module in runtime.settings.preload)
 

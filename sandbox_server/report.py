@@ -20,6 +20,7 @@ _MAX_COUNT = 1 << 53
 
 # "refused" and "lost" are a separate judge's: these tests cannot be judged so; the program was gone before their end.
 End = Literal["done", "syntax", "error", "exit", "refused", "lost"]
+_ENDS = frozenset(get_args(End))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def parse(data: bytes, nonce: str) -> Report | None:
         return None
     try:
         end = fields["end"]
-        if end not in get_args(End):
+        if end not in _ENDS:
             return None
         return Report(
             end=end,

@@ -6,7 +6,6 @@ process saw, our own timers, the control group's counters, and what came through
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import errno
@@ -17,13 +16,14 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox_server import nsjail
 from sandbox_server.cgroup import Group
 from sandbox_server.errors import Broken, HostUnfit, InvalidJob, Unavailable
-from sandbox_server.guest.wire import DONE, HAS_COLLECT, HAS_LINK, HAS_STDIN, SETTINGS
+from sandbox_server.guest.wire import COLLECT, DONE, HAS_LINK, HAS_STDIN, KILL, ORDER, SETTINGS
 from sandbox_server.jobs import Limits
 from sandbox_server.tasks import to_the_end
 
@@ -33,7 +33,7 @@ _KILL_SECONDS = 5.0  # from asking for a run's end to giving the slot up
 _REPORT_BYTES = 1 << 20
 _COLLECTED_BYTES = 80 << 20
 _PIPE_READ = 1 << 16
-_QUICK_SECONDS = 0.005
+_QUICK_SECONDS = 0.02
 _PROCESSORS = os.cpu_count() or 1
 _SPARE_PROCESSES = 4  # what the jail itself needs below a limit on processes
 
@@ -72,6 +72,8 @@ class Slot:
         self.served = 0
         self._process = process
         self._control = control
+        self._jobs: socket.socket | None = None
+        self._begun = 0  # runs that were handed over; the first process counts them too
         self._group = group
         self._log = log
         self._run: _Run | None = None
@@ -138,7 +140,10 @@ class Slot:
             raise OSError("its first process has no pid here")
         self._group.attach(pids[0])
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-        self._control.send(program_filter)
+        self._jobs, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._jobs.setblocking(False)
+            self._control.sendmsg((program_filter,), (_rights([theirs.fileno()]),))
         loop.add_reader(self._control, self._on_control)
 
     def _on_control(self) -> None:
@@ -153,6 +158,8 @@ class Slot:
             asyncio.get_running_loop().remove_reader(self._control)
         if self._run is not None:
             self._run.ended(message)
+        else:
+            self.healthy = False  # the process that waited for the next program is dead
 
     async def run(
         self, request: bytes, stdin: bytes, limits: Limits, collect: bool, link: int | None = None
@@ -171,9 +178,11 @@ class Slot:
             Unavailable: the slot was lost with the program in it.
         """
         self.served += 1
-        run = self._run = _Run(self._control, self._group, limits)
+        assert self._jobs is not None  # since the handshake
+        run = self._run = _Run(self._control, self._begun + 1, self._group, limits)
         try:
-            run.send(request, stdin, collect, link)
+            run.send(self._jobs, request, stdin, collect, link)
+            self._begun += 1
             evidence = await run.finish()
             self.healthy = self.healthy and not evidence.slot_lost
             return evidence
@@ -203,6 +212,8 @@ class Slot:
         if self._control.fileno() >= 0:
             loop.remove_reader(self._control)
             self._control.close()
+        if self._jobs is not None:
+            self._jobs.close()
         await to_the_end(loop.run_in_executor(None, self._end))
 
     def _end(self) -> None:
@@ -261,9 +272,10 @@ class _Run:
     wrote is read when they have ended. Only one that still runs after `_QUICK_SECONDS` gets readers and clocks.
     """
 
-    def __init__(self, control: socket.socket, group: Group, limits: Limits) -> None:
+    def __init__(self, control: socket.socket, number: int, group: Group, limits: Limits) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
+        self._number = number
         self._group = group
         self._limits = limits
         self._evidence = Evidence()
@@ -273,8 +285,8 @@ class _Run:
         self._watched: set[int] = set()
         self._timers: list[asyncio.TimerHandle] = []
 
-    def send(self, request: bytes, stdin: bytes, collect: bool, link: int | None) -> None:
-        """Hand the program to the slot's first process and start the clocks."""
+    def send(self, jobs: socket.socket, request: bytes, stdin: bytes, collect: bool, link: int | None) -> None:
+        """Hand the program to the process that waits for it and start the clocks."""
         limits, evidence, group = self._limits, self._evidence, self._group
         try:
             group.set_limits(limits.memory_bytes, limits.processes + _SPARE_PROCESSES)
@@ -295,7 +307,7 @@ class _Run:
             limits.open_files,
             limits.file_size_bytes,
             limits.disk_bytes,
-            (HAS_STDIN if stdin else 0) | (HAS_COLLECT if collect else 0) | (0 if link is None else HAS_LINK),
+            (HAS_STDIN if stdin else 0) | (0 if link is None else HAS_LINK),
         )
         given = [_memory_file(request)]
         try:
@@ -306,15 +318,20 @@ class _Run:
                 given.append(_memory_file(stdin))
             if link is not None:
                 given.append(os.dup(link))
-            if collect:
-                given.append(self._pipe(evidence.collected, _COLLECTED_BYTES))
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))
-            self._control.sendmsg((b"R" + settings,), (rights,))
+            self._started_ns = time.monotonic_ns()
+            if collect:  # the first process must know it before the program can be over
+                files = self._pipe(evidence.collected, _COLLECTED_BYTES)
+                try:
+                    self._control.sendmsg((ORDER.pack(COLLECT, self._number),), (_rights([given[0], files]),))
+                finally:
+                    os.close(files)
+            jobs.sendmsg((settings,), (_rights(given),))
         finally:
             for fd in given:
                 os.close(fd)
         self._started = self._loop.time()
-        self._timers.append(self._loop.call_later(_QUICK_SECONDS, self._watch))
+        quick_s = min(_QUICK_SECONDS, limits.wall_time_ms / 1000, limits.cpu_time_ms / 1000)
+        self._timers.append(self._loop.call_later(quick_s, self._watch))
 
     async def finish(self) -> Evidence:
         """Wait until every process of the run is dead."""
@@ -344,7 +361,7 @@ class _Run:
         self._evidence.stopped = reason
         self._timers.append(self._loop.call_later(_KILL_SECONDS, self._give_up))
         try:
-            self._control.send(b"K")
+            self._control.send(ORDER.pack(KILL, self._number))
         except OSError:
             self._give_up()
 
@@ -364,8 +381,8 @@ class _Run:
             else:
                 self._done.set_exception(Unavailable("the slot was lost; it is replaced, try again"))
             return
-        evidence.status, wall, cpu, largest, evidence.disk_full = DONE.unpack(message)
-        evidence.wall_time_ms = wall / 1e6
+        evidence.status, ended_ns, cpu, largest, evidence.disk_full = DONE.unpack(message)
+        evidence.wall_time_ms = (ended_ns - self._started_ns) / 1e6
         evidence.cpu_time_ms = cpu / 1e6
         evidence.peak_memory_bytes = largest * 1024
         self._measure()
@@ -443,10 +460,13 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _rights(descriptors: list[int]) -> tuple[int, int, bytes]:
+    return socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors)
+
+
 def _memory_file(content: bytes) -> int:
     fd = os.memfd_create("input", os.MFD_CLOEXEC)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
+    written = os.pwrite(fd, content, 0)  # which leaves its position at the beginning
+    while written < len(content):
+        written += os.pwrite(fd, memoryview(content)[written:], written)
     return fd

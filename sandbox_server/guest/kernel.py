@@ -7,6 +7,8 @@ import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
+# Looked up here, once, and not in every fork that calls them.
+_mount, _setns, _unshare = _libc.mount, _libc.setns, _libc.unshare
 _syscall.restype = ctypes.c_long
 
 _ON_X86 = os.uname().machine == "x86_64"
@@ -21,7 +23,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID = 0x20000, 0x4000000, 0x80
 CLONE_NEWCGROUP = 0x2000000
 _CLONE_VM = 0x100
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 2, 4, 8, 32
 _AT_FDCWD = -100
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
@@ -99,12 +101,12 @@ class SleepingInit:
 
 def set_namespace(fd: int, kind: int) -> None:
     """setns(2)."""
-    _check(_libc.setns(fd, kind))
+    _check(_setns(fd, kind))
 
 
 def unshare(kinds: int) -> None:
     """Enter new namespaces of these kinds."""
-    _check(_libc.unshare(kinds))
+    _check(_unshare(kinds))
 
 
 def new_tmpfs(options: "tuple[tuple[bytes, bytes], ...]") -> int:
@@ -126,7 +128,7 @@ def attach_mount(mount: int, target: bytes) -> None:
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: int, options: bytes) -> None:
     """Mount a file system of `kind` at `target`."""
-    _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
+    _check(_mount(source, target, kind, ctypes.c_ulong(flags), options))
 
 
 class _OpenHow(ctypes.Structure):

@@ -20,9 +20,12 @@ _LENGTH = struct.Struct(">I")
 # What the server tells the zygote of a run: memory_bytes, cpu_seconds and processes (0: a control group limits memory
 # or processes), open_files, file_size_bytes, disk_bytes, and which descriptors come along besides every run's four.
 SETTINGS = struct.Struct("<QQQQQQB")
-HAS_STDIN, HAS_COLLECT, HAS_LINK = 1, 2, 4
-# What the zygote tells of its end: wait status, wall time ns, CPU time ns of what was waited for, largest resident set
-# KiB, whether the program's tmpfs is full.
+# What the server tells the zygote while a run is under way: what to do, and which run it means, counted from 1.
+ORDER = struct.Struct("<cQ")
+KILL, COLLECT = b"K", b"C"
+HAS_STDIN, HAS_LINK = 1, 2
+# What the zygote tells of its end: wait status, when it was seen (CLOCK_MONOTONIC, ns), CPU time ns of what was waited
+# for, largest resident set KiB, whether the program's tmpfs is full.
 DONE = struct.Struct("<iQQQ?")
 
 

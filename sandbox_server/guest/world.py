@@ -16,20 +16,33 @@ _BOX = b"/box"
 _UID = os.getuid()
 _INODE_BYTES = 4096  # a tmpfs may hold one file for each so many bytes of its size
 _LEAST_INODES = 1024
+_FIRST_PLACE = 64
 _LAST_DESCRIPTOR = 1 << 20
+_USUAL_DISK_BYTES = 128 << 20
 _MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def new_box(disk_bytes: int) -> int:
+def new_box() -> int:
     """An empty tmpfs for the working directory, /tmp and /dev/shm, mounted nowhere yet; answers its descriptor."""
-    inodes = max(disk_bytes // _INODE_BYTES, _LEAST_INODES)
-    box = kernel.new_tmpfs(((b"size", b"%d" % disk_bytes), (b"nr_inodes", b"%d" % inodes), (b"mode", b"755")))
+    box = kernel.new_tmpfs((*_room(_USUAL_DISK_BYTES), (b"mode", b"755")))
     os.mkdir("work", 0o755, dir_fd=box)
     os.mkdir("tmp", 0o1777, dir_fd=box)
     os.mkdir("shm", 0o1777, dir_fd=box)
     if _UID != PROGRAM_UID:
         os.chown("work", PROGRAM_UID, PROGRAM_UID, dir_fd=box)
     return box
+
+
+def _room(disk_bytes: int) -> tuple[tuple[bytes, bytes], ...]:
+    inodes = max(disk_bytes // _INODE_BYTES, _LEAST_INODES)
+    return (b"size", b"%d" % disk_bytes), (b"nr_inodes", b"%d" % inodes)
+
+
+def resize(disk_bytes: int) -> None:
+    """Let the mounted box hold so much, if that is not what a new one holds."""
+    if disk_bytes != _USUAL_DISK_BYTES:
+        options = b",".join(b"=".join(option) for option in _room(disk_bytes))
+        kernel.mount(b"tmpfs", _BOX, b"tmpfs", kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV, options)
 
 
 def is_full(box: int) -> bool:
@@ -66,8 +79,9 @@ def place_descriptors(
     os.dup2(stdin, 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
-    # Past the program's own limit: out of the way of one that closes or writes to all that it could have opened.
-    request_place = min(open_files, _MOST_FILES - 3)
+    # Past the program's own limit: out of the way of one that closes or writes to all that it could have opened. And
+    # past those that came to us, which must not be overwritten before they are in place.
+    request_place = min(max(open_files, _FIRST_PLACE), _MOST_FILES - 3)
     report_place = link_place = request_place + 1
     os.dup2(report, report_place, inheritable=False)
     os.dup2(request, request_place, inheritable=False)
@@ -87,7 +101,6 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
     set_limit = resource.setrlimit
     set_limit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     set_limit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    set_limit(resource.RLIMIT_NOFILE, (open_files, open_files))
     if memory:
         set_limit(resource.RLIMIT_AS, (memory, memory))
     if processes:
@@ -97,6 +110,7 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
     fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(fd, b"1000")
     os.close(fd)
+    set_limit(resource.RLIMIT_NOFILE, (open_files, open_files))
     if _UID == PROGRAM_UID:
         kernel.set_dumpable(False)
         kernel.drop_capabilities()
@@ -110,6 +124,7 @@ def confine(settings: bytes, program_filter: kernel.Filter) -> None:
 def settle() -> None:
     """Do once, in the zygote, what holds for every program."""
     os.umask(0)
+    os.environ.pop("LD_BIND_NOW", None)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # so that Python's own record says what the next line does
     kernel.reset_signals()  # the sleeping init shares our handlers, and must have none
     kernel.set_no_new_privileges()

@@ -152,6 +152,7 @@ class Lane:
     def __init__(self, host: Host, process: subprocess.Popen[bytes], address: str) -> None:
         self._host = host
         self._process = process
+        self._processes = 0
         self._facts = {
             **host.facts,
             "SERVER_SOCKET": address.removeprefix("unix:"),
@@ -171,7 +172,10 @@ class Lane:
         await ready
         self._fresh = world(await self._sandbox.run(PROBE))
         world(await self._sandbox.run(PROBE))  # descriptors and threads that come with use are there from now on
-        self._processes = len(descendants(self._process.pid))
+        # A slot makes the next program's process while we have the answer already.
+        while self._processes != (seen := len(descendants(self._process.pid))):
+            self._processes = seen
+            await asyncio.sleep(0.2)
         self._descriptors = self._count_descriptors()
 
     async def __aexit__(self, *_: object) -> None:

@@ -54,6 +54,11 @@ def jails() -> set[int]:
     return {int(line.split()[0]) for line in found.stdout.decode().splitlines() if "nsjail" in line}
 
 
+def children(pid: int) -> list[int]:
+    """Pids of a process' children, the oldest first."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
 def groups(pid: int) -> list[Path]:
     """Control groups of the sandboxes of process `pid`."""
     return list(Path("/sys/fs/cgroup").rglob(f"selfalign-{pid}-*"))
@@ -147,6 +152,22 @@ async def test_open_files_end_at_their_limit(sandbox: Sandbox) -> None:
     assert outcome.verdict is Verdict.ERROR
     assert outcome.error is not None
     assert "Too many open files" in outcome.error.message
+
+
+async def test_a_program_that_opens_nothing_runs_whatever_it_may_open(sandbox: Sandbox) -> None:
+    """However few; the sandbox's own descriptors are out of the way of each other and of the program's."""
+    for few in (1, 3, 5, 6, 7, 8, 12):
+        outcome = await run(sandbox, "import sys", "assert sys.stdin.read() == 'in'", stdin=b"in", open_files=few)
+
+        assert outcome.verdict is Verdict.PASSED, few
+
+
+async def test_a_disk_of_any_size_may_be_asked_for(sandbox: Sandbox) -> None:
+    """Not only what the process that waits for a program has made its world with."""
+    for size in (MIB, 128 * MIB, 256 * MIB):
+        outcome = await run(sandbox, "import os\ns = os.statvfs('.')\nprint(s.f_blocks * s.f_frsize)", disk_bytes=size)
+
+        assert int(outcome.stdout) == size
 
 
 async def test_signals_and_forbidden_calls_are_named(sandbox: Sandbox) -> None:
@@ -353,6 +374,44 @@ async def test_an_idle_slot_that_died_is_replaced_unseen() -> None:
         await asyncio.sleep(0.3)
 
         assert (await sandbox.run(PASSING)).verdict is Verdict.PASSED
+
+
+async def test_an_idle_slot_without_its_waiting_process_is_replaced_unseen() -> None:
+    """The process that would become the next program may die too, and no run is mistaken for its death."""
+    async with opened() as sandbox:
+        await sandbox.run(PASSING)
+        (before,) = jails()
+        await asyncio.sleep(0.3)  # it waits by now
+        (zygote,) = children(before)
+        os.kill(children(zygote)[-1], signal.SIGKILL)
+        await asyncio.sleep(0.3)
+
+        assert (await sandbox.run(PASSING)).verdict is Verdict.PASSED
+        assert before not in jails()
+
+
+async def test_a_run_cancelled_at_once_is_not_taken_for_the_next() -> None:
+    """Cancelled before, while or after a process takes it: each later run gets its own program and its own answer."""
+    async with opened() as sandbox:
+        for number in range(40):
+            task = asyncio.ensure_future(run(sandbox, "print('cancelled')\nimport time\ntime.sleep(0.002)"))
+            await asyncio.sleep(number / 5000)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            outcome = await run(sandbox, f"print({number})", f"assert {number} == {number}")
+
+            assert (outcome.verdict, outcome.stdout) == (Verdict.PASSED, b"%d\n" % number)
+
+
+async def test_after_a_refused_run_a_slot_still_kills_what_it_should() -> None:
+    """Slot and jail count runs alike, those included that never came to the jail."""
+    async with opened() as sandbox:
+        with contextlib.suppress(InvalidJob):  # without a control group it is the program's own failure
+            await run(sandbox, "x = 1", memory_bytes=MIB)
+        outcome = await run(sandbox, "import time\ntime.sleep(60)", wall_time_ms=200)
+
+        assert outcome.verdict is Verdict.TIME_LIMIT
+        assert len(jails()) == 1
 
 
 async def test_a_slot_is_renewed_after_its_share_of_runs() -> None:
