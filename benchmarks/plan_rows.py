@@ -1,6 +1,6 @@
-"""How long `plan`, and a build with nothing to do, take on a finished database of many rows.
+"""What a change costs, and how long `plan`, `status` and a build take to know, on a finished database of many rows.
 
-    python benchmarks/plan_rows.py [--responses 1000000] [--url postgresql://...]
+    python benchmarks/plan_rows.py [--responses 1000000] [--url postgresql://...] [--quick]
 
 The rows are written straight into the tables, with texts of a usual length, as a finished build would have left them.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import platform
 import sqlite3
@@ -23,10 +24,12 @@ from store_rows import InstantModel, InstantSandbox  # beside this file
 from generator import causes, models
 from generator import plan as planning
 from generator.keys import key_of
-from generator.pipeline import Pipeline, build, declare
+from generator.pipeline import Pipeline, Report, build, declare
 from generator.progress import Silent
 from generator.recipe import ModelSettings, Recipe, SeedSettings, StageSettings
+from generator.status import status
 from generator.store import Database, batched, ensure_recipe, insert_new, open_database
+from sandbox_server.jobs import LimitsRequest
 
 SAMPLES = 10
 TEXT = "An answer of a usual length, which is about a thousand characters. " * 15
@@ -37,7 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--responses", type=int, default=1_000_000)
     parser.add_argument("--url", default="", help="an empty database; default: SQLite in a temporary folder")
+    parser.add_argument("--quick", action="store_true", help="20,000 responses")
     options = parser.parse_args()
+    responses = 20_000 if options.quick else options.responses
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe(
             name="bench",
@@ -48,29 +53,82 @@ def main() -> None:
         url = options.url or f"sqlite:///{folder}/bench.db"
         database = open_database(url, create=True)
         began = time.perf_counter()
-        fill(database, Pipeline(recipe), options.responses // SAMPLES)
-        print(f"{options.responses} responses written in {time.perf_counter() - began:.0f} s")
+        fill(database, Pipeline(recipe), responses // SAMPLES)
+        print(f"{responses} responses written in {time.perf_counter() - began:.0f} s")
         backend = f"SQLite {sqlite3.sqlite_version}" if database.engine.dialect.name == "sqlite" else "PostgreSQL"
         if backend.startswith("SQLite"):
             print(f"{Path(folder, 'bench.db').stat().st_size / 2**30:.2f} GiB")
-        first = asyncio.run(build(recipe, database, Silent(), engine=InstantModel(), sandbox=InstantSandbox()))
-        assert (first.completions_drawn, first.programs_run) == (0, 0), first
+        report, _, _ = rebuild(url, recipe)
+        assert (report.completions_drawn, report.programs_run) == (0, 0), report
         database.close()
-        times: dict[str, tuple[float, float]] = {}
-        for name in ("plan", "build"):
-            database = open_database(url)
-            began, cpu = time.perf_counter(), time.process_time()
-            if name == "plan":
-                steps = planning.plan(database, Pipeline(recipe))
-                assert not any(step.at_most for step in steps), steps
-            else:
-                report = asyncio.run(build(recipe, database, Silent(), engine=InstantModel(), sandbox=InstantSandbox()))
-                assert report.did_nothing, report
-            times[name] = time.perf_counter() - began, time.process_time() - cpu
-            database.close()
-    print(f"{backend}; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f}")
-    for name, (took_s, cpu_s) in times.items():
-        print(f"{name}, nothing to do: {took_s:.2f} s, of which {cpu_s:.2f} s CPU")
+        print(f"{backend}; Python {platform.python_version()}; {os.cpu_count()} CPUs; load {os.getloadavg()[0]:.1f}")
+        measure(url, recipe, responses)
+
+
+def measure(url: str, recipe: Recipe, responses: int) -> None:
+    """Tell what each change costs, and how long it takes to know."""
+    prompt = dataclasses.replace(recipe.responses, fewshots=2)
+    limits = dataclasses.replace(recipe.sandbox, limits=LimitsRequest(cpu_time_ms=1000))
+    changes: dict[str, tuple[Recipe, dict[str, int]]] = {
+        "nothing": (recipe, {}),
+        "the response prompt": (dataclasses.replace(recipe, responses=prompt), {"responses": responses}),
+        "the limits": (dataclasses.replace(recipe, sandbox=limits), {"executions": responses}),
+    }
+    for name, (changed, expected) in changes.items():
+        to_do, wall_s, cpu_s = look(url, changed)
+        assert to_do == expected, to_do
+        told = ", ".join(f"{count} {stage}" for stage, count in to_do.items()) or "nothing to do"
+        print(f"plan, {name} changed: {told}: {wall_s:.2f} s, of which {cpu_s:.2f} s CPU")
+    report, wall_s, cpu_s = rebuild(url, recipe)
+    assert report.did_nothing, report
+    print(f"build, nothing changed: {wall_s:.2f} s, of which {cpu_s:.2f} s CPU")
+    database = open_database(url)
+    began, cpu = time.perf_counter(), time.process_time()
+    status(database, recipe.name)
+    print(f"status: {time.perf_counter() - began:.2f} s, of which {time.process_time() - cpu:.2f} s CPU")
+    add_seed(database, Pipeline(recipe))
+    database.close()
+    report, wall_s, cpu_s = rebuild(url, recipe, freeze=False)
+    assert report.drawn == {"concepts": 1, "instructions": 1, "responses": SAMPLES}, report
+    did = f"{report.completions_drawn} calls, {report.programs_run} programs"
+    print(f"build, one seed added to {responses // SAMPLES}: {did}: {wall_s:.2f} s, of which {cpu_s:.2f} s CPU")
+    # Another selection judges every response again; as a new version of a filter would.
+    shorter = dataclasses.replace(recipe, dataset=dataclasses.replace(recipe.dataset, sections=("implementation",)))
+    report, wall_s, cpu_s = rebuild(url, shorter)
+    assert (report.completions_drawn, report.programs_run) == (0, 0), report
+    assert report.snapshot is not None
+    judged = report.snapshot.judged
+    print(f"build, selection changed: 0 calls, 0 programs, {judged} judged: {wall_s:.1f} s, of which {cpu_s:.1f} s CPU")
+
+
+def look(url: str, recipe: Recipe) -> tuple[dict[str, int], float, float]:
+    """Plan with a fresh connection: what is to do now by stage, wall and CPU seconds."""
+    database = open_database(url)
+    began, cpu = time.perf_counter(), time.process_time()
+    steps = planning.plan(database, Pipeline(recipe))
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    database.close()
+    return {step.stage: step.to_do for step in steps if step.to_do}, took_s, cpu_s
+
+
+def rebuild(url: str, recipe: Recipe, *, freeze: bool = True) -> tuple[Report, float, float]:
+    """Build with a fresh connection: what it did, wall and CPU seconds."""
+    database = open_database(url)
+    began, cpu = time.perf_counter(), time.process_time()
+    building = build(recipe, database, Silent(), engine=InstantModel(), sandbox=InstantSandbox(), freeze=freeze)
+    report = asyncio.run(building)
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    database.close()
+    return report, took_s, cpu_s
+
+
+def add_seed(database: Database, pipeline: Pipeline) -> None:
+    """Add one seed as gathering would."""
+    tables = (models.Seed, models.PipelineSeed, models.Judgement)
+    with database.writing() as session:
+        for model, rows in rows_of(pipeline, "", [-1]):
+            if model in tables:
+                insert_new(session, model, rows)
 
 
 def fill(database: Database, pipeline: Pipeline, parents: int) -> None:

@@ -1,6 +1,6 @@
 """Rows per second that a build stores when the model answers at once: prompts, parsing, keys and commits, nothing else.
 
-    python benchmarks/store_rows.py [--responses 20000] [--url postgresql://...]
+    python benchmarks/store_rows.py [--responses 20000] [--url postgresql://...] [--quick]
 
 Every response is made, parsed and committed as in any build; a task stores its row before it draws the next one, so
 that at most `--concurrency` rows share a commit.
@@ -75,10 +75,19 @@ class InstantModel:
 
 
 class InstantSandbox:
-    """Passes everything at once: executions are stored like any other row."""
+    """Passes everything at once: executions are stored like any other row.
+
+    Args:
+        wait_for: when set, what a program waits for; a build runs programs while it draws, and stages are timed apart.
+    """
+
+    def __init__(self, wait_for: asyncio.Event | None = None) -> None:
+        self._wait_for = wait_for
 
     async def run(self, job: Job) -> Outcome:
         """Pass."""
+        if self._wait_for is not None:
+            await self._wait_for.wait()
         return Outcome(Verdict.PASSED, request_id=job.request_id, exit_code=0, usage=Usage(1.0, 1.0, 2**20))
 
     async def info(self) -> SandboxInfo:
@@ -90,23 +99,37 @@ class InstantSandbox:
 
 
 class Timed(Silent):
-    """Notes when each stage began and ended."""
+    """Notes when each stage began and ended.
 
-    def __init__(self) -> None:
+    Args:
+        side_by_side: whether programs run while responses are drawn, or wait for `drawn`.
+    """
+
+    def __init__(self, *, side_by_side: bool = False) -> None:
+        self.side_by_side = side_by_side
         self.began: dict[str, float] = {}
         self.took_s: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
-        self.rows: dict[str, int | None] = {}
+        self.rows: dict[str, int] = {}
+        self.drawn = asyncio.Event()
 
     def begin(self, stage: str, total: int | None) -> None:
         """Start the clock."""
-        self.began[stage], self.rows[stage] = time.perf_counter(), total
+        self.began[stage], self.rows[stage] = time.perf_counter(), 0
         self.cpu_s[stage] = -time.process_time()
 
+    def advance(self, stage: str, rows: int = 1) -> None:
+        """Count."""
+        self.rows[stage] += rows
+
     def end(self, stage: str, summary: str) -> None:
-        """Stop it."""
-        self.took_s[stage] = time.perf_counter() - self.began[stage]
-        self.cpu_s[stage] += time.process_time()
+        """Stop it; the programs' begins where the responses' ends."""
+        now, cpu_s = time.perf_counter(), time.process_time()
+        self.took_s[stage] = now - self.began[stage]
+        self.cpu_s[stage] += cpu_s
+        if stage == "responses" and not self.side_by_side:
+            self.drawn.set()
+            self.began["executions"], self.cpu_s["executions"] = now, -cpu_s
 
 
 def main() -> None:
@@ -116,7 +139,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--url", default="", help="an empty database; default: SQLite in a temporary folder")
+    parser.add_argument("--quick", action="store_true", help="2,000 responses: whether it runs, no figure")
     options = parser.parse_args()
+    if options.quick:
+        options.responses = 2000
     with tempfile.TemporaryDirectory() as folder:
         seeds = Path(folder, "seeds")
         seeds.mkdir()
@@ -130,7 +156,8 @@ def main() -> None:
         )
         database = open_database(options.url or f"sqlite:///{folder}/bench.db", create=True)
         timed = Timed()
-        report = asyncio.run(build(recipe, database, timed, engine=InstantModel(), sandbox=InstantSandbox()))
+        sandbox = InstantSandbox(timed.drawn)
+        report = asyncio.run(build(recipe, database, timed, engine=InstantModel(), sandbox=sandbox))
         again = time.perf_counter()
         second = asyncio.run(build(recipe, database, Silent(), engine=InstantModel(), sandbox=InstantSandbox()))
         again = time.perf_counter() - again
@@ -143,7 +170,7 @@ def main() -> None:
     machine = f"Python {platform.python_version()}; {os.cpu_count()} CPUs; load {load:.1f}"
     print(f"{store}; {options.concurrency} at a time; {machine}")
     for stage in ("concepts", "instructions", "responses", "executions"):
-        rows, took_s = timed.rows[stage] or 0, timed.took_s[stage]
+        rows, took_s = timed.rows[stage], timed.took_s[stage]
         cpu_s = timed.cpu_s[stage]
         print(
             f"{stage:<13}{rows:>8} rows {took_s:>8.2f} s {rows / took_s:>9.0f} rows/s {rows / cpu_s:>9.0f} rows/CPU s"

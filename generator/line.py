@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +40,7 @@ from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, Sandb
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.settings import SettingsError
 
+RESPONSES = "responses"
 EXECUTIONS = "executions"
 CHECKS = "checks"
 RUNS = (EXECUTIONS, CHECKS)
@@ -46,6 +48,9 @@ RUNS = (EXECUTIONS, CHECKS)
 
 NAMES: tuple[str, ...] = (*(stage.name for stage in STAGES), *RUNS)
 """In the order in which they need each other."""
+
+BEFORE = NAMES[: NAMES.index(RESPONSES)]
+"""The stages that responses need."""
 
 REFUSED = "REFUSED"
 """In `executions.verdict`: the sandbox would not take the program. Its own trouble is never stored."""
@@ -117,13 +122,52 @@ class Line:
         if not count:
             return tally
         progress.begin(stage, count)
+        await self._finish(stage, tally, progress)
+        return tally
+
+    async def draw_and_run(self, progress: Progress) -> dict[str, Tally]:
+        """Work off the responses and, while they are drawn, their programs: neither waits for the other.
+
+        Returns:
+            What came of both, by stage.
+        """
+        drawing = asyncio.create_task(self.work_off(RESPONSES, progress))
+        running = asyncio.create_task(self._run_while(drawing, progress))
+        try:
+            await asyncio.gather(drawing, running)
+        finally:  # where one failed, the other stops
+            for task in (drawing, running):
+                task.cancel()
+            await asyncio.wait((drawing, running))
+        return {RESPONSES: drawing.result(), EXECUTIONS: running.result()}
+
+    async def _run_while(self, drawing: asyncio.Task[Tally], progress: Progress) -> Tally:
+        """Run programs as they come, until no more do."""
+        tally = Tally()
+        await asyncio.wait((drawing,), timeout=_LOOK_AGAIN_S)
+        if drawing.done():  # as when nothing was to be drawn
+            return await self.work_off(EXECUTIONS, progress)
+        progress.begin(EXECUTIONS, None)
+        while not drawing.done():
+            stored, began = tally.stored, time.monotonic()
+            await self.work(EXECUTIONS, tally, advance=partial(progress.advance, EXECUTIONS))
+            if tally.stored == stored:
+                # A look costs the more the longer the list is, and should take no more than a tenth of the time.
+                pause_s = max(_LOOK_AGAIN_S, 9 * (time.monotonic() - began))
+                await asyncio.wait((drawing,), timeout=pause_s)
+        await self._finish(EXECUTIONS, tally, progress)
+        return tally
+
+    async def _finish(self, stage: str, tally: Tally, progress: Progress) -> None:
+        """Make what is missing of a stage that has begun, until nothing is."""
+        look = partial(missing, self.database, self.chain, self.executions.id, stage)
         told = False
         while True:
             await self.work(stage, tally, advance=partial(progress.advance, stage))
             count = await asyncio.to_thread(look)
             if not count:
                 progress.end(stage, tally.describe(stage))
-                return tally
+                return
             if not told:
                 progress.say(f"{stage}: {count} are being made by other builds on this database; waiting for them")
                 told = True

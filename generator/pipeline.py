@@ -201,8 +201,11 @@ async def build(
         writer = await stack.enter_async_context(Writer(database))
         runs = recipe.sandbox.concurrency or 2 * info.slots
         worker = Line(recipe, pipeline.chain, executions, database, leases, writer, engine, sandbox, runs)
-        for stage in line.NAMES:
+        for stage in line.BEFORE:
             report.add(stage, await worker.work_off(stage, progress))
+        for stage, tally in (await worker.draw_and_run(progress)).items():
+            report.add(stage, tally)
+        report.add(line.CHECKS, await worker.work_off(line.CHECKS, progress))
     if freeze:
         await asyncio.to_thread(freeze_pairs, database, pipeline, executions, progress, report)
     return report

@@ -12,9 +12,11 @@ it begins and waits for it, so that no work is done that cannot be stored.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,9 @@ class Database:
         self.engine = engine
         self._reading = sessionmaker(engine, expire_on_commit=False)
         self._writing = sessionmaker(engine.execution_options(selfalign_writes=True), expire_on_commit=False)
+        # SQLite's own waiting sleeps up to a tenth of a second at a time; threads of one process need not.
+        alone = engine.dialect.name == "sqlite"
+        self._turn: contextlib.AbstractContextManager[Any] = threading.Lock() if alone else contextlib.nullcontext()
 
     @property
     def name(self) -> str:
@@ -74,7 +79,7 @@ class Database:
         Raises:
             DatabaseError: the database is full, locked, read-only or went away; nothing of this session is stored.
         """
-        with self._translated(), self._writing.begin() as session:
+        with self._turn, self._translated(), self._writing.begin() as session:
             yield session
 
     def close(self) -> None:
@@ -113,7 +118,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
 
 
 def open_read_only(url: str) -> Database:
-    """Open a database that is there, in a way that cannot change it: the file is opened so, and so is every transaction.
+    """Open a database that is there, in a way that cannot change it: the file is opened so, or every transaction.
 
     Raises:
         DatabaseError: as `open_database`.
@@ -204,9 +209,7 @@ def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
         _write_ahead(connection)
         for pragma in (
             "synchronous = normal",  # a commit survives the end of any process; only a power cut may take the last ones
-            # Keys are hashes, so every commit touches pages all over: the longer the log, the more a copy back has in one.
-            "wal_autocheckpoint = 8000",
-            # Keys are hashes, so every commit touches pages all over: the longer the log, the more a copy back has in one.
+            # Keys are hashes, so every commit touches pages all over: in a longer log more of them are the same.
             "wal_autocheckpoint = 8000",
             "foreign_keys = on",
             "cache_size = -65536",
@@ -227,8 +230,8 @@ def _sqlite_read_only(url: sa.URL) -> sa.Engine:
     path = Path(url.database or "").absolute()
     if not path.exists():
         raise DatabaseError(f"no database at {path}; `selfalign build` makes one")
-    # Readers of a write-ahead log share a file beside it. Where that can be neither found nor made nobody can be writing
-    # either, and the file is read as one that does not change.
+    # Readers of a write-ahead log share a file beside it. Where that can be neither found nor made, nobody can be
+    # writing either, and the file is read as one that does not change.
     log = path.with_name(path.name + "-wal")
     alone = not os.access(path.parent, os.W_OK) and not log.exists()
     uri = f"{path.as_uri()}?{'immutable=1' if alone else 'mode=ro'}"

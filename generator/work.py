@@ -184,13 +184,20 @@ def count_programs(database: Database, chain: Chain, recipe_id: str | None) -> t
     """Count the distinct programs of a chain's responses that were not run under `recipe_id`, and all that were."""
     run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
     unrun = (Response.program_key.is_not(None), ~run)
-    anywhere = sa.select(Response.id).where(Response.recipe_id == chain.recipes["responses"], *unrun).limit(1)
-    here = rows_of(chain, "responses").where(*unrun).with_only_columns(sa.func.count(Response.program_key.distinct()))
-    done = sa.select(sa.func.count()).select_from(Execution).where(Execution.recipe_id == recipe_id)
+    programs = sa.func.count(Response.program_key.distinct())
+    of_recipe = Response.recipe_id == chain.recipes["responses"]
     with database.reading() as session:
-        # Mostly nothing is missing, and then one pass over two indexes of the same order tells so: most of the time.
-        pending = (session.scalar(here) or 0) if session.scalar(anywhere) is not None else 0
-        return pending, session.scalar(done) or 0
+        done = session.scalar(sa.select(sa.func.count()).select_from(Execution).where(Execution.recipe_id == recipe_id))
+        # One pass over two indexes of the same order tells whether any is missing, and how many where the chain has all
+        # responses of the recipe. Only where it has some must every row be asked whether it belongs.
+        if session.scalar(sa.select(Response.id).where(of_recipe, *unrun).limit(1)) is None:
+            return 0, done or 0
+        everything = session.scalar(sa.select(sa.func.count()).select_from(Response).where(of_recipe))
+        if everything == count(database, chain, "responses").rows:
+            query = sa.select(programs).where(of_recipe, *unrun)
+        else:
+            query = rows_of(chain, "responses").where(*unrun).with_only_columns(programs)
+        return session.scalar(query) or 0, done or 0
 
 
 def pending_draws(database: Database, chain: Chain, stage: str, share: Share) -> Iterator[list[Draw]]:

@@ -156,7 +156,8 @@ def test_show_tells_a_responses_whole_story(run: Run, built: Recipe) -> None:
     story = json.loads(run("show", id[:12], "--json").stdout)
 
     assert list(story) == [
-        *("seeds", "concepts", "instructions", "responses", "judgements", "executions", "datasets", "recipes")
+        *("seeds", "concepts", "instructions", "responses", "judgements", "executions", "scores", "checks"),
+        *("datasets", "recipes"),
     ]
     assert story["responses"]["id"] == id
     assert story["seeds"]["id"] == story["concepts"]["seed_id"]

@@ -4,12 +4,13 @@ import asyncio
 import dataclasses
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from generator import filters, models
-from generator.engines import CompletionRequest, EngineUnavailable, RequestFailed
+from generator.engines import Completion, CompletionRequest, EngineUnavailable, RequestFailed
 from generator.line import REFUSED
 from generator.pipeline import Pipeline, Report, build, declare, gather_seeds
 from generator.progress import Silent
@@ -85,13 +86,36 @@ async def test_a_new_seed_costs_the_calls_of_one_seed(small: Recipe, database: D
     assert (report.snapshot.size, report.snapshot.version) == (6, 2)
 
 
-async def test_changing_the_responses_draws_only_responses(small: Recipe, database: Database) -> None:
+@pytest.mark.parametrize("change", [{"temperature": 0.9}, {"fewshots": 2}], ids=["sampling", "prompt"])
+async def test_changing_the_responses_draws_only_responses(
+    small: Recipe, database: Database, change: dict[str, Any]
+) -> None:
     await run(small, database)
-    hotter = dataclasses.replace(small, responses=dataclasses.replace(small.responses, temperature=0.9))
+    hotter = dataclasses.replace(small, responses=dataclasses.replace(small.responses, **change))
 
     report = await run(hotter, database)
 
     assert report.drawn == {"concepts": 0, "instructions": 0, "responses": 15}
+
+
+async def test_programs_run_while_responses_are_drawn(small: Recipe, database: Database) -> None:
+    """The model waits with its last answers until programs were run, which it would for ever if they came after."""
+
+    class Waiting(RuleEngine):
+        async def complete(self, request: CompletionRequest) -> Completion:
+            if stage_of(request) == "responses" and len(self.requests) > 18:
+                await asyncio.wait_for(ran.wait(), 60)
+            return await super().complete(request)
+
+    async def run_and_tell(job: Job) -> Outcome:
+        ran.set()
+        return await passes(job)
+
+    ran = asyncio.Event()
+    report = await run(small, database, Waiting(), FakeSandbox(run_and_tell))
+
+    assert report.programs_run == 15
+    assert counts(database) == FULL
 
 
 async def test_going_back_to_an_earlier_recipe_costs_nothing(small: Recipe, database: Database) -> None:
