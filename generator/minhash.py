@@ -8,7 +8,6 @@ that share no band, half of those at the threshold itself and ever fewer above i
 from __future__ import annotations
 
 import hashlib
-import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -22,19 +21,21 @@ from generator.alike import Likeness
 PERMUTATIONS = 128
 WORDS = 5
 SEED = 3407
-VERSION = f"{rensa.RMinHash.ALGORITHM_VERSION}.1"
+VERSION = f"{rensa.RMinHash.ALGORITHM_VERSION}.2"
 """Of the signature, and of the way in which keys are made of it."""
 
-_WORD = re.compile(r"\w+")
 _U32_BYTES = 4
+# Words are letters, digits, underscores and all that is not ASCII. In bytes, this takes a third of a regular
+# expression's time, which was most of all the time there is.
+_SPACED = bytes(code if code >= 128 or chr(code).isalnum() or chr(code) == "_" else ord(" ") for code in range(256))
 
 
-def shingles(text: str) -> list[str]:
+def shingles(text: str) -> list[bytes]:
     """The runs of five words of a text, in lower case, in their order; a shorter text is one run."""
-    words = _WORD.findall(text.lower())
+    words = text.lower().encode("utf-8", "surrogatepass").translate(_SPACED).split()
     if len(words) < WORDS:
-        return [" ".join(words)]
-    return list(map(" ".join, zip(*(words[start:] for start in range(WORDS)), strict=False)))
+        return [b" ".join(words)]
+    return list(map(b" ".join, zip(*(words[start:] for start in range(WORDS)), strict=False)))
 
 
 def similarity(one: str, other: str) -> float:

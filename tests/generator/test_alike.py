@@ -173,6 +173,8 @@ def test_similarity_is_jaccards() -> None:
     assert similarity("a b c d e f", "a b c d e g") == 1 / 3
     assert similarity("a b", "a c") == 0
     assert similarity("", "") == 1
+    assert similarity("größe über maß äh oje", "GRÖSSE, Über Maß: äh (oje)") == 0
+    assert similarity("größe über maß äh oje", "GRÖßE, Über Maß: äh (oje)") == 1
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
