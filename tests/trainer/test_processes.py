@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,11 +35,27 @@ def history(output: Path) -> list[float]:
     return [entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry]
 
 
+def launch(config: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Train in the processes that `config` asks for."""
+    programs = Path(sys.executable).parent  # which need not be on PATH
+    accelerate = [programs / "accelerate", "launch", "--config_file", config, "--main_process_port", "0", "--no_python"]
+    return subprocess.run(
+        [*map(str, accelerate), str(programs / "selfalign"), "train", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
 @pytest.mark.parametrize("how", [DATA_PARALLEL, FULLY_SHARDED], ids=["data-parallel", "FSDP2"])
 def test_two_processes_learn_what_one_does(
     url: str, recipe_file: Callable[..., Path], tmp_path: Path, how: str
 ) -> None:
-    """The same steps shared out: losses, held-out losses and weights are those of one process, up to rounding."""
+    """The same steps shared out: losses, held-out losses and weights are those of one process, up to rounding.
+
+    And stopped and resumed, they are those of the two processes that were not, to the last bit.
+    """
     recipe_path = recipe_file(evaluation_fraction=0.3, batch_size=5, optimizer="adamw", save_steps=3)
     recipe = load_recipe(recipe_path)
     settings = train_settings(recipe.train, "[train]", recipe.seed)
@@ -50,27 +67,24 @@ def test_two_processes_learn_what_one_does(
         f"{how}compute_environment: LOCAL_MACHINE\nmixed_precision: 'no'\n"
         "num_machines: 1\nnum_processes: 2\nuse_cpu: true\n"
     )
-    programs = Path(sys.executable).parent  # which need not be on PATH
-    selfalign = [programs / "selfalign", "train", "--recipe", recipe_path, "--db", url, "--output", together]
-    done = subprocess.run(
-        [
-            programs / "accelerate",
-            "launch",
-            "--config_file",
-            config,
-            "--main_process_port",
-            "0",
-            "--no_python",
-            *selfalign,
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model in") == 1  # one process speaks
     assert history(together) == pytest.approx(history(alone), abs=2e-5)
-    weights = [AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (alone, together)]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(weights[0][name].allclose(weights[1][name], atol=1e-4) for name in weights[0])
+    weights = {folder: AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (alone, together)}
+    assert weights[alone].keys() == weights[together].keys()
+    assert all(weights[alone][name].allclose(weights[together][name], atol=1e-4) for name in weights[alone])
+
+    # Stopped after its first checkpoint, and started again, as if the rest had never been.
+    before = history(together)
+    described = json.loads((together / "run.json").read_text())
+    (together / "run.json").write_text(json.dumps({**described, "metrics": None}))
+    for checkpoint in together.glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-3":
+            shutil.rmtree(checkpoint)
+    done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together)
+    assert done.returncode == 0, done.stderr
+    assert "going on from checkpoint-3" in done.stdout + done.stderr
+    assert history(together) == before
+    again = AutoModelForCausalLM.from_pretrained(together).state_dict()
+    assert all(again[name].equal(weights[together][name]) for name in again)
