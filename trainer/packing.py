@@ -22,6 +22,8 @@ IGNORED = -100
 
 _CANDIDATES, _ROUNDS_A_BIN = 16, 8  # how long `spread` looks for something better
 
+_EXACT_ITEMS = 256  # how many `filled_bins` chooses from
+
 MicroBatch = dict[str, Any]
 """Arguments of a model's forward pass: tensors, and `max_length_q` and `max_length_k`, which are ints."""
 
@@ -59,11 +61,11 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
 def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[list[int]]:
     """Pack items into as few bins as can be found, and those as even as can be.
 
-    With three or four items to a bin, best fit often takes a bin too many: it puts the large items together and lacks
+    With two to four items to a bin, best fit often takes a bin too many: it puts the large items together and lacks
     small ones in the end. So the number of bins is fixed, beginning with the least that could hold all, and the items
-    are spread evenly over them; if they do not fit, one bin more is tried. Even bins are wanted anyway: the largest
-    forward pass of a step decides how much memory it takes and, with several processes in step, how long the others
-    wait.
+    are spread evenly over them; if they do not fit, one bin more is tried. Where that ends, `filled_bins` tries. Even
+    bins are wanted anyway: the largest forward pass of a step decides how much memory it takes and, with several
+    processes in step, how long the others wait.
 
     Args:
         lengths: of the items, each from 1 to `capacity`.
@@ -73,13 +75,55 @@ def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[
     Returns:
         As `best_fit_decreasing`, and never more bins than it needs, rounded up to `multiple`.
     """
-    fitted = best_fit_decreasing(lengths, capacity)
-    least, most = (-(-count // multiple) * multiple for count in (-(-sum(lengths) // capacity), len(fitted)))
+    bins = min(best_fit_decreasing(lengths, capacity), filled_bins(lengths, capacity), key=len)
+    least, most = (-(-count // multiple) * multiple for count in (-(-sum(lengths) // capacity), len(bins)))
     for count in range(least, most + 1, multiple):
-        bins = spread(lengths, count)
-        if max((sum(lengths[index] for index in items) for items in bins), default=0) <= capacity:
-            return bins
-    return fitted
+        attempt = spread(lengths, count)
+        if max((sum(lengths[index] for index in items) for items in attempt), default=0) <= capacity:
+            return attempt
+    low, high = max(lengths), capacity
+    while low < high:
+        middle = (low + high) // 2
+        attempt = filled_bins(lengths, middle)
+        if len(attempt) <= most:
+            bins, high = attempt, middle
+        else:
+            low = middle + 1
+    return bins
+
+
+def filled_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Pack items into bins one after the other: the longest item left, and those that leave the least room beside it.
+
+    The minimum bin slack heuristic (Gupta and Ho, 1999) with exact sums: bit n of a number says whether some of the
+    items add up to n. Fine for hundreds of items; of more than `_EXACT_ITEMS` left, only the longest are looked at.
+
+    Args:
+        lengths: of the items, each from 1 to `capacity`.
+        capacity: of a bin.
+
+    Returns:
+        As `best_fit_decreasing`.
+    """
+    left = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    bins: list[list[int]] = []
+    while left:
+        first, rest = left[0], left[1 : _EXACT_ITEMS + 1]
+        room = capacity - lengths[first]
+        mask = (1 << (room + 1)) - 1
+        sums = [1]
+        for index in rest:
+            sums.append((sums[-1] | sums[-1] << lengths[index]) & mask)
+        total = sums[-1].bit_length() - 1
+        chosen = [first]
+        for index, before in zip(reversed(rest), reversed(sums[:-1]), strict=True):
+            if not before >> total & 1:  # it cannot be reached without this one
+                chosen.append(index)
+                total -= lengths[index]
+        bins.append(chosen)
+        taken = set(chosen)
+        left = [index for index in left if index not in taken]
+    return sorted(sorted(items) for items in bins)
 
 
 def spread(lengths: Sequence[int], count: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from transformers.models.starcoder2 import Starcoder2ForCausalLM
 from trainer import attention
 from trainer.chat import Example
 from trainer.model import ModelUnfit, check_packing
-from trainer.packing import IGNORED, best_fit_decreasing, even_bins, flatten, spread
+from trainer.packing import IGNORED, best_fit_decreasing, even_bins, filled_bins, flatten, spread
 
 pytestmark = pytest.mark.train
 
@@ -23,6 +23,19 @@ def test_bins_hold_every_item_once_and_no_more_than_they_can(lengths: list[int])
     bins = best_fit_decreasing(lengths, 50)
     assert sorted(index for items in bins for index in items) == list(range(len(lengths)))
     assert all(0 < sum(lengths[index] for index in items) <= 50 for items in bins)
+
+
+@given(st.lists(st.integers(1, 50), max_size=80))
+def test_a_filled_bin_has_no_room_for_anything_that_comes_later(lengths: list[int]) -> None:
+    """And its items could be exchanged for none of those."""
+    bins = sorted(filled_bins(lengths, 50), key=lambda items: (-max(lengths[i] for i in items), min(items)))
+    assert sorted(index for items in bins for index in items) == list(range(len(lengths)))
+    for place, items in enumerate(bins):
+        room = 50 - sum(lengths[index] for index in items)
+        assert room >= 0
+        longest = max(lengths[index] for index in items)
+        later = [lengths[index] for others in bins[place + 1 :] for index in others]
+        assert all(longest >= length and length > room for length in later)
 
 
 @given(st.lists(st.integers(1, 50), max_size=80))
