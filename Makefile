@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
 
-.PHONY: help demo demo-live record test check format lint types imports proto setup-demo setup-test bench bench-sandbox bench-honesty test-pythons clean
+.PHONY: help demo demo-live record test check format lint types imports proto docs setup-demo setup-test bench bench-sandbox bench-honesty test-pythons clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -45,6 +45,9 @@ imports:
 
 proto: setup-test  ## regenerate the gRPC code from proto/
 	scripts/generate_proto.sh
+
+docs: setup-test  ## the documentation as a site, warnings as errors: build/site/index.html
+	$(BIN)/python scripts/docs_site.py
 
 bench: bench-sandbox  ## every benchmark
 	$(BIN)/python benchmarks/store_rows.py

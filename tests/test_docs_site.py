@@ -1,0 +1,60 @@
+"""The documentation as a site, and the tutorial as it is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TUTORIAL = ROOT / "docs/tutorial.md"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs-material is not installed")
+def test_the_site_is_built_without_a_warning() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/docs_site.py"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "build/site/index.html" in done.stdout
+    commands = (ROOT / "build/site/reference/commands.html").read_text(encoding="utf-8")
+    assert "selfalign sandbox serve" in commands
+
+
+@pytest.mark.slow
+@pytest.mark.nsjail
+@pytest.mark.skipif(
+    not (ROOT / ".selfalign/seeds").exists(), reason="the demo's seeds are not installed: make setup-test"
+)
+def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    """Its shell blocks are run as one script, and what it shows of their output is there."""
+    text = TUTORIAL.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    shown = re.findall(r"^```text\n(.*?)^```", text, re.M | re.S)
+    for name in ("recipes", "examples", ".selfalign"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(blocks) > 5
+    printed = " ".join((done.stdout + done.stderr).split())
+    for line in "".join(shown).splitlines():
+        for part in line.split("..."):
+            assert " ".join(part.split()) in printed, part
