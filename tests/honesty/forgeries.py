@@ -167,7 +167,6 @@ MESSAGE = Task(
     "check_age",
     "def check_age(age):\n    raise ValueError('no age')\n",
     "try:\n    check_age(-1)\n    assert False\nexcept Exception as error:\n    assert error.args[0].startswith('no')\n",
-    ((-1,),),
 )
 COPY = Task(
     "copied",
