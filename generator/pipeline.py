@@ -220,7 +220,14 @@ def prepare(database: Database, pipeline: Pipeline, progress: Progress, report: 
 
 
 def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, progress: Progress, report: Report) -> None:
-    """Score what was checked, select pairs, freeze them as a snapshot: what a build does after the stages."""
+    """Score what was checked, select pairs, freeze them as a snapshot: what a build does after the stages.
+
+    Raises:
+        SettingsError: another recipe took this one's name meanwhile.
+    """
+    _still_mine(database, pipeline, executions)
+    if report.completions_drawn or report.programs_run:
+        database.look_at_tables()
     if plan := checking.find_plan(database, pipeline.name):
         checking.score_new(database, pipeline.chain, plan)
     progress.begin("selection", None)
@@ -234,6 +241,18 @@ def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, prog
         pipeline.recipe.dataset,
     )
     progress.end("selection", _describe(report.snapshot))
+
+
+def _still_mine(database: Database, pipeline: Pipeline, executions: Cause) -> None:
+    """Refuse to freeze what is no longer this pipeline's: its row in `pipelines`, and so its seeds, are another's."""
+    with database.reading() as session:
+        row = session.get_one(models.Pipeline, pipeline.name)
+    now = {stage: getattr(row, f"{stage}_recipe_id") for stage in pipeline.stages}
+    if (now, row.executions_recipe_id) != (pipeline.chain.recipes, executions.id):
+        raise SettingsError(
+            f"another recipe named {pipeline.name!r} was built on this database meanwhile; what is finished is stored: "
+            "give one of the two another name, then run this again"
+        )
 
 
 def declare(database: Database, pipeline: Pipeline) -> None:

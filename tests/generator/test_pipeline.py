@@ -98,6 +98,22 @@ async def test_changing_the_responses_draws_only_responses(
     assert report.drawn == {"concepts": 0, "instructions": 0, "responses": 15}
 
 
+async def test_two_recipes_of_one_name_cannot_be_built_at_a_time(small: Recipe, database: Database) -> None:
+    """The second takes the name; the first keeps its rows, and freezes nothing that is half the other's."""
+    hotter = dataclasses.replace(small, responses=dataclasses.replace(small.responses, temperature=0.9))
+
+    def take(request: CompletionRequest) -> None:
+        if stage_of(request) == "responses":
+            declare(database, Pipeline(hotter))
+
+    with pytest.raises(SettingsError, match="another recipe named 'small' was built on this database meanwhile"):
+        await run(small, database, RuleEngine(before=take))
+    assert counts(database) == FULL | {"dataset_items": 0}
+    report = await run(small, database)
+    assert (report.completions_drawn, report.programs_run) == (0, 0)
+    assert counts(database) == FULL
+
+
 async def test_programs_run_while_responses_are_drawn(small: Recipe, database: Database) -> None:
     """The model waits with its last answers until programs were run, which it would for ever if they came after."""
 
