@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,30 +19,26 @@ from trainer.packing import IGNORED, best_fit_decreasing, even_bins, filled_bins
 pytestmark = pytest.mark.train
 
 
-@given(st.lists(st.integers(1, 50), max_size=80))
-def test_bins_hold_every_item_once_and_no_more_than_they_can(lengths: list[int]) -> None:
-    bins = best_fit_decreasing(lengths, 50)
+@pytest.mark.parametrize("pack", [best_fit_decreasing, filled_bins])
+@given(lengths=st.lists(st.integers(1, 50), max_size=80))
+def test_bins_hold_every_item_once_and_no_more_than_they_can(
+    pack: Callable[[list[int], int], list[list[int]]], lengths: list[int]
+) -> None:
+    bins = pack(lengths, 50)
     assert sorted(index for items in bins for index in items) == list(range(len(lengths)))
     assert all(0 < sum(lengths[index] for index in items) <= 50 for items in bins)
 
 
-@given(st.lists(st.integers(1, 50), max_size=80))
-def test_a_filled_bin_has_no_room_for_anything_that_comes_later(lengths: list[int]) -> None:
-    """And its items could be exchanged for none of those."""
-    bins = sorted(filled_bins(lengths, 50), key=lambda items: (-max(lengths[i] for i in items), min(items)))
-    assert sorted(index for items in bins for index in items) == list(range(len(lengths)))
-    for place, items in enumerate(bins):
-        room = 50 - sum(lengths[index] for index in items)
-        assert room >= 0
-        longest = max(lengths[index] for index in items)
-        later = [lengths[index] for others in bins[place + 1 :] for index in others]
-        assert all(longest >= length and length > room for length in later)
-
-
-@given(st.lists(st.integers(1, 50), max_size=80))
-def test_no_two_bins_could_have_been_one(lengths: list[int]) -> None:
-    loads = sorted(sum(lengths[index] for index in items) for items in best_fit_decreasing(lengths, 50))
+@pytest.mark.parametrize("pack", [best_fit_decreasing, filled_bins])
+@given(lengths=st.lists(st.integers(1, 50), max_size=80))
+def test_no_two_bins_could_have_been_one(pack: Callable[[list[int], int], list[list[int]]], lengths: list[int]) -> None:
+    loads = sorted(sum(lengths[index] for index in items) for items in pack(lengths, 50))
     assert len(loads) < 2 or loads[0] + loads[1] > 50
+
+
+def test_a_bin_is_filled_by_what_leaves_the_least_room() -> None:
+    """9 goes with 3 and 2, where best fit takes 4 and leaves a hole that nothing fills."""
+    assert filled_bins([9, 4, 3, 2, 8], capacity=14) == [[0, 2, 3], [1, 4]]
 
 
 def test_the_fullest_bin_that_has_room_is_taken() -> None:
