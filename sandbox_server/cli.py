@@ -149,7 +149,10 @@ def http(listen: str, address: str) -> None:
         try:
             asyncio.run(main())
         except OSError as error:
-            raise click.ClickException(f"--listen {listen}: {error.strerror}") from None
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise click.ClickException(f"--listen {listen}: {reason}") from None
+        except KeyboardInterrupt:
+            click.echo()  # after the terminal's ^C
 
 
 @sandbox.command()

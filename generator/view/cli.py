@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +33,11 @@ def view(recipe_path: str, url: str, port: int) -> None:
         try:
             serve(database, port, lambda address: click.echo(f"{database.name} at {address} (Ctrl-C ends it)"))
         except OSError as error:
-            message = f"port {port}: {error.strerror}; give another with --port, or 0 for a free one"
+            reason = os.strerror(error.errno or errno.EIO)
+            message = f"port {port}: {reason}; give another with --port, or 0 for a free one"
             raise click.ClickException(message) from None
+        except KeyboardInterrupt:
+            click.echo()  # after the terminal's ^C
 
 
 @click.command()

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -267,6 +268,15 @@ def test_a_report_says_where_it_cannot_be_written(built: Database, url: str, tmp
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
     assert done.output.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_told_in_a_line(built: Database, url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = CliRunner().invoke(selfalign.main, ["view", "--db", url, "--port", port])
+
+    assert done.exit_code == 1
+    assert done.output == f"Error: port {port}: Address already in use; give another with --port, or 0 for a free one\n"
 
 
 @pytest.mark.parametrize("command", [["view"], ["report", "--output", "r.html"]])
