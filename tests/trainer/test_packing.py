@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Starcoder2Config
 from transformers.models.starcoder2 import Starcoder2ForCausalLM
@@ -18,8 +18,11 @@ from trainer.packing import IGNORED, best_fit_decreasing, even_bins, filled_bins
 
 pytestmark = pytest.mark.train
 
+untimed = settings(deadline=None)  # a busy machine is no failure
+
 
 @pytest.mark.parametrize("pack", [best_fit_decreasing, filled_bins])
+@untimed
 @given(lengths=st.lists(st.integers(1, 50), max_size=80))
 def test_bins_hold_every_item_once_and_no_more_than_they_can(
     pack: Callable[[list[int], int], list[list[int]]], lengths: list[int]
@@ -30,6 +33,7 @@ def test_bins_hold_every_item_once_and_no_more_than_they_can(
 
 
 @pytest.mark.parametrize("pack", [best_fit_decreasing, filled_bins])
+@untimed
 @given(lengths=st.lists(st.integers(1, 50), max_size=80))
 def test_no_two_bins_could_have_been_one(pack: Callable[[list[int], int], list[list[int]]], lengths: list[int]) -> None:
     loads = sorted(sum(lengths[index] for index in items) for items in pack(lengths, 50))
@@ -46,6 +50,7 @@ def test_the_fullest_bin_that_has_room_is_taken() -> None:
     assert best_fit_decreasing([7, 6, 3], capacity=10) == [[0, 2], [1]]
 
 
+@untimed
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 4))
 def test_even_bins_are_no_more_than_best_fit_needs(lengths: list[int], processes: int) -> None:
     """Rounded up to a multiple of the processes, never past what the items need."""
@@ -56,6 +61,7 @@ def test_even_bins_are_no_more_than_best_fit_needs(lengths: list[int], processes
     assert even == even_bins(lengths, 50, processes)
 
 
+@untimed
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 20))
 def test_no_item_of_the_fullest_bin_could_go_to_another_and_leave_both_smaller(lengths: list[int], count: int) -> None:
     bins = spread(lengths, count)
