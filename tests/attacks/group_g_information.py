@@ -116,11 +116,19 @@ attempt("interrupts", lambda: open("/proc/sysrq-trigger", "w"))
         "sockets_of_the_host",
         KIT
         + """
-text = "".join(read("/proc/" + folder + name) for folder in ("net/", "self/net/", "thread-self/net/") for name in
-               ("unix", "tcp", "tcp6", "udp", "udp6", "raw", "route", "arp", "netlink", "packet"))
+import socket, time
+for _ in range(40):  # the kernel collects sockets that an earlier program sent over each other when another is closed
+    for end in socket.socketpair():
+        end.close()
+    text = "".join(read("/proc/" + folder + name) for folder in ("net/", "self/net/", "thread-self/net/") for name in
+                   ("unix", "tcp", "tcp6", "udp", "udp6", "raw", "route", "arp", "netlink", "packet"))
+    rows = [line for line in text.splitlines() if line.strip() and line.split()[0].rstrip(":").isdigit()]
+    if not rows:
+        break
+    time.sleep(0.05)
 print(f"abstract={'@ABSTRACT@' in text}")
 print(f"port={format(@TCP_PORT@, '04X') in text}")
-print(f"any={any(line.split()[0].rstrip(':').isdigit() for line in text.splitlines() if line.strip())}")
+print(f"any={bool(rows)}")
 """,
         Verdict.EXITED,
         (found(abstract="False", port="False", any="False"),),
