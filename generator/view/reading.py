@@ -104,8 +104,8 @@ WHERE x.verdict = :verdict AND x.recipe_id = :executions AND r.program_key = x.p
     AND r.sample_index < :samples AND (r.instruction_id || '', r.sample_index) > (:parent, :sample)
 ORDER BY r.instruction_id || '', r.sample_index LIMIT :window
 """  # noqa: S608  # constants
-# Few rows are asked for by id: `|| ''` above leaves only that index to be used, and the limit keeps SQLite from beginning
-# with the hundreds of thousands of rows that these are joined to.
+# Few rows are asked for by id: `|| ''` above leaves only that index to be used, and the limit keeps SQLite from
+# beginning with the hundreds of thousands of rows that these are joined to.
 _BY_ID = f"SELECT {_COLUMNS}, r.text FROM responses r {_OF_PIPELINE} WHERE r.id IN :ids LIMIT 10000"  # noqa: S608  # constants
 _HOW_RARE = "SELECT count(*) FROM (SELECT 1 FROM executions WHERE verdict = :verdict LIMIT :most) x"
 
