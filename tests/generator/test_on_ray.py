@@ -179,7 +179,7 @@ def test_a_worker_that_is_killed_is_replaced(
         calls = list(server.calls)
 
         assert building.report is not None
-        assert building.report.workers_lost == 1
+        assert building.report.workers_lost >= 1
         assert building.report.snapshot is not None
         assert building.report.snapshot.size == 20
         assert len(set(calls)) == 100
