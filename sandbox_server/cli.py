@@ -54,6 +54,7 @@ def serve(config_path: Path | None, address: str | None, overrides: tuple[str, .
         _raise_descriptor_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
+        logs.give_up_unwritten()
 
 
 async def _serve(config: ServerConfig) -> None:

@@ -44,6 +44,9 @@ _ERROR_OF[grpc.StatusCode.PERMISSION_DENIED] = Unauthenticated
 # Our own cancelling never comes back as a status: asyncio.CancelledError is raised. This is a server that stopped.
 _ERROR_OF[grpc.StatusCode.CANCELLED] = Unavailable
 
+# What gRPC itself says on the caller's side when a connection breaks under a call; no server has said it.
+_CONNECTION_LOST = "Internal error from Core"
+
 # gRFC A6: how long a client should wait before it tries again.
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
@@ -77,7 +80,7 @@ def error_of(
 ) -> SandboxError:
     """Build the error that a status stands for."""
     sentence = details or code.name
-    cls = _ERROR_OF.get(code, Broken)
+    cls = Unavailable if details == _CONNECTION_LOST else _ERROR_OF.get(code, Broken)
     if cls is InvalidJob:
         field, colon, problem = sentence.partition(": ")
         return InvalidJob(field, problem) if colon else InvalidJob("request", sentence)
