@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 
 from generator import causes
 from generator.engines import Completion, CompletionRequest, EngineUnavailable, RequestFailed
+from generator.export import LAYOUTS, export
 from generator.lineage import show
 from generator.pipeline import Pipeline, Report, build, forget_failed, gather_seeds, prepare
 from generator.plan import plan
 from generator.preview import preview
 from generator.progress import Silent
 from generator.prompts import judged_seeds
-from generator.recipe import JudgeSettings, Recipe
+from generator.recipe import JudgeSettings, Recipe, load_recipe
 from generator.records import JudgeFields, SeedRecord
+from generator.render import render
 from generator.seeds import judge
 from generator.seeds.extract import functions
 from generator.stages import JUDGE, ParseError, choose_examples
 from generator.status import seed_summary, status
-from generator.store import Database
+from generator.store import Database, find_dataset
 from sandbox_server.settings import SettingsError, parse
 from tests.fakes import FakeSandbox
 from tests.generator.rules import RuleEngine, stage_of, write_seeds
@@ -238,6 +242,22 @@ async def test_a_preview_ends_where_the_judge_says_no(judged: Recipe, database: 
         "total": False,
     }
     assert [story["judge"]["worth"] for story in stories if "responses" in story] == [True, True]
+    console = Console(file=io.StringIO(), width=200)
+    render(stories, console=console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("not worth reading") == 2
+    assert text.count("cannot be used: neither Yes nor No") == 1
+
+
+async def test_the_card_tells_how_many_were_judged(judged: Recipe, database: Database, tmp_path: Path) -> None:
+    await run(judged, database)
+
+    with database.reading() as session:
+        export(session, find_dataset(session, "small"), tmp_path / "out", "folder", LAYOUTS["pairs"])
+
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| judge | 5 | 2 |" in card
+    assert load_recipe(tmp_path / "out" / "README.md").judge == judged.judge
 
 
 async def test_without_a_judge_nothing_knows_of_it(small: Recipe, database: Database) -> None:
