@@ -81,7 +81,7 @@ def measure(path: Path, url: str) -> None:
     wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{found:,} functions: {wall_s:.1f} s, {cpu_s:.1f} s of one core, {found / cpu_s:,.0f}/s, {peak_mib:.0f} MiB")
-    summary = seed_summary(database, pipeline.name, pipeline.seed_filters.id)
+    summary = seed_summary(database, pipeline.name)
     for row in summary["rejections"]:
         print(f"    {row['filter']:<16} {row['rejected']:>8,}")
     print(f"    {'chosen':<16} {summary['chosen']:>8,}")

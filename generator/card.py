@@ -16,6 +16,7 @@ from generator.models import (
     Execution,
     Instruction,
     Judgement,
+    Opinion,
     Pipeline,
     Recipe,
     Response,
@@ -105,6 +106,7 @@ def _model(session: Session, selection: Mapping[str, Any]) -> str:
 def _funnel(session: Session, dataset: Dataset, selection: Mapping[str, Any]) -> str:
     """By the recipes that the selection names: all that was made under them."""
     tables: tuple[tuple[str, Any], ...] = (
+        *([("judge", Opinion)] if "judge" in selection else []),
         ("concepts", Concepts),
         ("instructions", Instruction),
         ("responses", Response),
@@ -112,8 +114,9 @@ def _funnel(session: Session, dataset: Dataset, selection: Mapping[str, Any]) ->
     rows: list[tuple[str, str, str]] = []
     for stage, table in tables:
         mine = table.recipe_id == selection[stage]
-        drawn, failed = session.execute(sa.select(sa.func.count(), sa.func.count(table.error)).where(mine)).one()
-        rows.append((stage, f"{drawn:,}", f"{drawn - failed:,}"))
+        usable = Opinion.worth.is_(True) if table is Opinion else table.error.is_(None)
+        drawn, read = session.execute(sa.select(sa.func.count(), sa.func.count(sa.case((usable, 1)))).where(mine)).one()
+        rows.append((stage, f"{drawn:,}", f"{read:,}"))
     verdicts = session.execute(
         sa.select(Execution.verdict, sa.func.count())
         .where(Execution.recipe_id == selection["executions"])

@@ -72,7 +72,7 @@ def seeds(recipe_path: str, url: str, as_json: bool) -> None:
             declare(database, pipeline)
             with contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr) as progress:
                 gather_seeds(database, pipeline, progress)
-            summary = seed_summary(database, pipeline.name, pipeline.seed_filters.id)
+            summary = seed_summary(database, pipeline.name)
     if as_json:
         _print_json(summary)
         return

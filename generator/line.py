@@ -1,6 +1,6 @@
 """The work of every stage: what is missing of it, and making it row by row.
 
-A stage is told by its name: one of the three of `generator.stages`, `EXECUTIONS`, or `CHECKS`.
+A stage is told by its name: one of those of `generator.stages`, `EXECUTIONS`, or `CHECKS`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from generator.records import (
     ConceptsFields,
     Fields,
     InstructionFields,
+    JudgeFields,
     ResponseFields,
     program_key,
 )
-from generator.stages import STAGES, ParseError, Stage, index_key, properties
+from generator.stages import JUDGE, STAGES, ParseError, Stage, index_key, properties
 from generator.store import Database, batched, storable
 from generator.work import Chain, Draw, Program, Share
 from generator.writer import Writer
@@ -46,7 +47,9 @@ CHECKS = "checks"
 RUNS = (EXECUTIONS, CHECKS)
 """The stages that run programs."""
 
-NAMES: tuple[str, ...] = (*(stage.name for stage in STAGES), *RUNS)
+_STAGES = {stage.name: stage for stage in (JUDGE, *STAGES)}
+
+NAMES: tuple[str, ...] = (*_STAGES, *RUNS)
 """In the order in which they need each other."""
 
 BEFORE = NAMES[: NAMES.index(RESPONSES)]
@@ -59,7 +62,6 @@ FAILED = "failed"
 """In `finish_reason`: the completion could not be had."""
 
 _LOOK_AGAIN_S = 0.5
-_STAGES = {stage.name: stage for stage in STAGES}
 
 Row = dict[str, Any]
 
@@ -316,6 +318,8 @@ def missing(database: Database, chain: Chain, executions: str, stage: str) -> in
         return checking.count_pending(database, plan)
     if stage == EXECUTIONS:
         return work.count_programs(database, chain, executions)[0]
+    if stage not in chain.recipes:  # seeds that are not judged
+        return 0
     counted = work.count(database, chain, stage)
     return counted.parents * chain.samples[stage] - counted.rows
 
@@ -368,6 +372,8 @@ async def _complete(engine: Engine, stage: Stage, request: CompletionRequest) ->
 def _columns(stage: str, fields: Fields | None) -> dict[str, Any]:
     """What a stage reads, as columns; all null where nothing could be read."""
     match fields:
+        case JudgeFields(worth, reason):
+            return {"worth": worth, "reason": reason}
         case ConceptsFields(concepts):
             return {"concepts": list(concepts)}
         case InstructionFields(instruction):
@@ -380,6 +386,7 @@ def _columns(stage: str, fields: Fields | None) -> dict[str, Any]:
 
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
+    "judge": ("worth", "reason"),
     "concepts": ("concepts",),
     "instructions": ("instruction",),
     "responses": (*(item.name for item in dataclasses.fields(ResponseFields)), "program_key"),

@@ -17,6 +17,7 @@ from generator.models import (
     Execution,
     Instruction,
     Judgement,
+    Opinion,
     Recipe,
     Response,
     Score,
@@ -26,7 +27,7 @@ from generator.models import (
 
 MIN_PREFIX = 4
 _TABLES: tuple[type[Base], ...] = (
-    *(Response, Instruction, Concepts, Seed, Execution, Recipe, Dataset, Training, Evaluation),
+    *(Response, Instruction, Concepts, Opinion, Seed, Execution, Recipe, Dataset, Training, Evaluation),
 )
 _MOST_LISTED = 20
 
@@ -47,9 +48,11 @@ def show(session: Session, prefix: str) -> dict[str, Any]:
     row = _find(session, prefix)
     story: dict[str, Any] = {}
     match row:
-        case Seed() | Concepts() | Instruction() | Response():
+        case Seed() | Opinion() | Concepts() | Instruction() | Response():
             for ancestor in (*_ancestors(session, row), row):
                 story[ancestor.__tablename__] = _plain(ancestor)
+                if isinstance(ancestor, Seed) and (opinions := _opinions(session, ancestor)):
+                    story["opinions"] = opinions
             story |= _children(session, row)
             story["judgements"] = _judgements(session, row.id)
             if isinstance(row, Response):
@@ -95,7 +98,7 @@ def _ancestors(session: Session, row: Any) -> list[Any]:
             parent: Any = session.get_one(Instruction, row.instruction_id)
         case Instruction():
             parent = session.get_one(Concepts, row.concepts_id)
-        case Concepts():
+        case Concepts() | Opinion():
             parent = session.get_one(Seed, row.seed_id)
         case _:
             return []
@@ -137,6 +140,11 @@ def _fate(session: Session, response: Response) -> dict[str, Any]:
         "checks": [dict(row) for row in session.execute(mine.distinct()).mappings()],
         "datasets": [dict(row) for row in session.execute(items).mappings()],
     }
+
+
+def _opinions(session: Session, seed: Seed) -> list[dict[str, Any]]:
+    query = sa.select(Opinion).where(Opinion.seed_id == seed.id).order_by(Opinion.created_at)
+    return [_plain(opinion) for opinion in session.scalars(query)]
 
 
 def _judgements(session: Session, id: str) -> list[dict[str, Any]]:

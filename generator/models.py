@@ -6,8 +6,9 @@ has the same key everywhere and is done once. Keys are 32 hexadecimal digits, ma
     recipes ----------------+----------------+----------------+----------------+
        |                    |                |                |                |
     seeds -> concepts -> instructions -> responses ~> executions (by program_key)     judgements (seeds, responses)
-      |                                      |       \
-    pipeline_seeds -> pipelines              |        checks ~> executions, scores
+      |  \                                   |       \
+      |   opinions -> recipes                |        checks ~> executions, scores
+    pipeline_seeds -> pipelines              |
                                          dataset_items -> datasets <- trainings <- evaluations -> evaluation_samples
 
     leases -> workers       bands (of seeds and responses)
@@ -108,6 +109,8 @@ class Pipeline(Base):
     selection_recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"))
     checks_recipe_id: Mapped[str | None] = mapped_column(Key)
     """The recipe of the checks, once all of them were run."""
+    judge_recipe_id: Mapped[str | None] = mapped_column(Key)
+    """How the model judges seeds; null where it does not."""
     dataset_id: Mapped[str | None] = mapped_column(Key)
     """The snapshot that the last selection made or found unchanged."""
     concepts_samples: Mapped[int] = mapped_column(default=1)
@@ -146,6 +149,18 @@ class _Generated:
     completion_tokens: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+
+
+class Opinion(_Generated, Base):
+    """Whether the model finds one seed worth reading. Without a Yes nothing is made of the seed."""
+
+    __tablename__ = "opinions"
+    __table_args__ = (UniqueConstraint("recipe_id", "seed_id", "sample_index"),)
+    seed_id: Mapped[str] = mapped_column(ForeignKey("seeds.id"), index=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    worth: Mapped[bool | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    """The model's own words after its Yes or No."""
 
 
 class Concepts(_Generated, Base):

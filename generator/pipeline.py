@@ -36,7 +36,7 @@ from generator.seeds import (
     seed_likenesses,
 )
 from generator.select import Snapshot, select
-from generator.stages import STAGES
+from generator.stages import JUDGE, STAGES
 from generator.store import Database, batched, ensure_recipe, insert_new, storable, take_turns
 from generator.work import Chain
 from generator.writer import Writer
@@ -93,7 +93,8 @@ class Pipeline:
     @cached_property
     def stages(self) -> dict[str, Cause]:
         """How completions are drawn and read, by generation stage."""
-        return {stage.name: causes.generation(self.recipe, stage) for stage in STAGES}
+        stages = STAGES if self.recipe.judge is None else (JUDGE, *STAGES)
+        return {stage.name: causes.generation(self.recipe, stage) for stage in stages}
 
     @cached_property
     def chain(self) -> Chain:
@@ -143,8 +144,8 @@ class Report:
         """Count what came of a stage."""
         if stage in line.RUNS:
             self.programs_run += tally.stored
-        else:
-            self.drawn[stage] += tally.stored
+        elif stage in self.drawn or tally.stored:
+            self.drawn[stage] = self.drawn.get(stage, 0) + tally.stored
         self.failed += tally.failed
 
     @property
@@ -247,8 +248,9 @@ def _still_mine(database: Database, pipeline: Pipeline, executions: Cause) -> No
     """Refuse to freeze what is no longer this pipeline's: its row in `pipelines`, and so its seeds, are another's."""
     with database.reading() as session:
         row = session.get_one(models.Pipeline, pipeline.name)
-    now = {stage: getattr(row, f"{stage}_recipe_id") for stage in pipeline.stages}
-    if (now, row.executions_recipe_id) != (pipeline.chain.recipes, executions.id):
+    now = {stage: getattr(row, f"{stage}_recipe_id") for stage in work.LEVELS}
+    mine = {stage: pipeline.chain.recipes.get(stage) for stage in work.LEVELS}
+    if (now, row.executions_recipe_id) != (mine, executions.id):
         raise SettingsError(
             f"another recipe named {pipeline.name!r} was built on this database meanwhile; what is finished is stored: "
             "give one of the two another name, then run this again"
@@ -264,6 +266,7 @@ def declare(database: Database, pipeline: Pipeline) -> None:
         row = session.get(models.Pipeline, pipeline.name) or models.Pipeline(name=pipeline.name)
         row.parameters = causes.to_plain(pipeline.recipe)
         row.seed_filters_recipe_id = pipeline.seed_filters.id
+        row.judge_recipe_id = pipeline.chain.recipes.get(work.JUDGE)
         row.concepts_recipe_id = pipeline.chain.recipes["concepts"]
         row.instructions_recipe_id = pipeline.chain.recipes["instructions"]
         row.responses_recipe_id = pipeline.chain.recipes["responses"]

@@ -15,7 +15,7 @@ from generator.engines import Engine, Prompt
 from generator.pipeline import Pipeline, are_seeds_gathered, build, choose_seeds, declare, gather_seeds
 from generator.progress import Progress
 from generator.recipe import Recipe
-from generator.stages import STAGES
+from generator.stages import JUDGE, STAGES
 from generator.store import Database
 from sandbox_server.sandbox import Sandbox
 
@@ -43,8 +43,9 @@ async def preview(
 
     Returns:
         For each seed its `name`, `code` and `origin`, and by generation stage the `prompt`, the model's `text` and the
-        `error` for which it cannot be used; for a response also `code`, `test_code` and the `execution`. A stage is
-        missing where the one before could not be used.
+        `error` for which it cannot be used; of the judge also whether the seed is `worth` reading; for a response also
+        `code`, `test_code` and the `execution`. A stage is missing where the one before could not be used, or the judge
+        did not say Yes.
     """
     main = Pipeline(recipe)
     declare(database, main)
@@ -93,7 +94,9 @@ def _stories(database: Database, pipeline: Pipeline) -> list[dict[str, Any]]:
             seed: Any = session.get_one(models.Seed, seed_id)
             story: dict[str, Any] = {"seed_id": seed_id, "name": seed.name, "origin": seed.origin, "code": seed.code}
             parent: Any = seed
-            for stage in STAGES:
+            for stage in (JUDGE, *STAGES):
+                if stage.name not in chain.recipes:
+                    continue
                 level = work.LEVELS[stage.name]
                 query = sa.select(level.table).where(
                     level.parent_id == parent.id, level.table.recipe_id == chain.recipes[stage.name]
@@ -113,6 +116,11 @@ def _stories(database: Database, pipeline: Pipeline) -> list[dict[str, Any]]:
                     told |= {"code": row.code, "test_code": row.test_code}
                     told["execution"] = _execution(session, row.program_key, executions)
                 story[stage.name] = told
+                if stage is JUDGE:
+                    told |= {"worth": row.worth}
+                    if not row.worth:
+                        break
+                    continue
                 if row.error is not None:
                     break
                 parent = row

@@ -68,7 +68,7 @@ class SeedSettings:
     infer_imports: bool = False
     """Put imports in front of functions that use well-known modules by name and do not import them."""
     limit: int = 0
-    """At most this many, chosen by key; 0 means all."""
+    """At most this many, chosen by key; 0 means all. Where the model judges seeds, this many are judged."""
 
     def __post_init__(self) -> None:
         """Refuse what no source has."""
@@ -112,6 +112,21 @@ class StageSettings:
             raise ValueError(f"fewshots must be between 0 and 16, got {self.fewshots}")
         if self.samples < 1 or self.max_tokens < 1:
             raise ValueError("samples and max_tokens must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings(StageSettings):
+    """The model's own yes or no to each seed, before anything is made of it. One answer a seed, the likeliest."""
+
+    fewshots: int = 8
+    temperature: float = 0.0
+    max_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        """Refuse what no judge can do."""
+        StageSettings.__post_init__(self)
+        if self.fewshots > 8 or self.samples != 1:
+            raise ValueError("fewshots must be between 0 and 8, and samples 1: one answer decides")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +236,8 @@ class Recipe:
     seed: int = 3407
     database: DatabaseSettings = DatabaseSettings()
     seeds: SeedSettings = SeedSettings()
+    judge: JudgeSettings | None = None
+    """The table `[judge]`, even an empty one, has the model judge seeds; without it none is asked about."""
     concepts: StageSettings = StageSettings(fewshots=8)
     instructions: StageSettings = StageSettings(fewshots=8)
     responses: StageSettings = StageSettings(fewshots=1, samples=10)

@@ -81,6 +81,19 @@ class Properties:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeFields:
+    """What was read in a completion of the stage `judge`.
+
+    Attributes:
+        worth: whether the function is worth reading.
+        reason: the model's own words after its Yes or No; may be empty.
+    """
+
+    worth: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConceptsFields:
     """What was read in a completion of the stage `concepts`."""
 
@@ -112,4 +125,4 @@ class ResponseFields:
 
 
 Parent = SeedRecord | ConceptsInput | InstructionInput
-Fields = ConceptsFields | InstructionFields | ResponseFields
+Fields = JudgeFields | ConceptsFields | InstructionFields | ResponseFields

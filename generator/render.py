@@ -26,7 +26,7 @@ def render(stories: list[dict[str, Any]], *, whole_prompts: bool = False, consol
     for number, story in enumerate(stories, start=1):
         console.rule(Text(f"{number}/{len(stories)}  {story['name']}  ({story['origin']})", style="bold"))
         console.print(Panel(_python(story["code"]), title=f"seed {story['seed_id'][:12]}", title_align="left"))
-        for stage in ("concepts", "instructions", "responses"):
+        for stage in ("judge", "concepts", "instructions", "responses"):
             if stage in story:
                 told = story[stage]
                 asked = told["prompt"] if whole_prompts else _question(told["prompt"])
@@ -38,6 +38,8 @@ def _answer(told: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Markdown(told["text"])]
     if told["error"]:
         parts.append(Text(f"cannot be used: {told['error']}", style="bold red"))
+    if told.get("worth") is False:
+        parts.append(Text("not worth reading: nothing is made of this seed", style="bold red"))
     if execution := told.get("execution"):
         passed = execution["verdict"] == "PASSED"
         line = f"{execution['verdict']}  {execution['wall_time_ms']:.1f} ms"

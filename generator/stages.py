@@ -1,5 +1,7 @@
 """The three generation stages: seed -> concepts -> instruction -> response. Each makes prompts and reads answers.
 
+Before them, where a recipe asks for it, `JUDGE` asks the model whether a seed is worth reading at all.
+
 A prompt is a pure function of the recipe's seed, the parent and the stage's settings, never of order or of what else is
 in flight: examples and properties are drawn by hash from `index_key(parent)`. The fixed text comes first, what varies
 comes last, so that servers reuse the prefix.
@@ -18,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from generator import codeblocks
 from generator.engines import CompletionRequest, Message, Prompt, Sampling
 from generator.keys import key_of
-from generator.prompts import Example, examples, stage_text
+from generator.prompts import Example, JudgedSeed, examples, judged_seeds, stage_text
 from generator.recipe import StageSettings
 from generator.records import (
     ConceptsFields,
@@ -26,6 +28,7 @@ from generator.records import (
     Fields,
     InstructionFields,
     InstructionInput,
+    JudgeFields,
     Parent,
     Properties,
     ResponseFields,
@@ -76,9 +79,12 @@ def sampling_seed(seed: int, stage: str, index_key: str, sample_index: int) -> i
     return _draw(seed, f"{stage} sample {sample_index}", index_key) % 2**31
 
 
-def choose_examples(seed: int, stage: str, index_key: str, count: int) -> tuple[Example, ...]:
-    """Draw `count` of the worked examples in a random order."""
-    return tuple(sorted(examples(), key=lambda example: _draw(seed, f"{stage} {example.name}", index_key))[:count])
+def choose_examples(
+    seed: int, stage: str, index_key: str, count: int, among: tuple[Any, ...] | None = None
+) -> tuple[Any, ...]:
+    """Draw `count` of the worked examples, or of those given, in a random order."""
+    among = examples() if among is None else among
+    return tuple(sorted(among, key=lambda example: _draw(seed, f"{stage} {example.name}", index_key))[:count])
 
 
 class Stage(ABC):
@@ -92,12 +98,16 @@ class Stage(ABC):
     def query(self, parent: Parent, *, seed: int, index_key: str) -> str:
         """What is asked about `parent`."""
 
+    def examples(self) -> tuple[Any, ...]:
+        """What is shown; each has a `name`."""
+        return examples()
+
     @abstractmethod
-    def example_query(self, example: Example) -> str:
+    def example_query(self, example: Any) -> str:
         """What would have been asked in the example."""
 
     @abstractmethod
-    def example_answer(self, example: Example) -> str:
+    def example_answer(self, example: Any) -> str:
         """The answer that the model is meant to imitate."""
 
     @abstractmethod
@@ -120,7 +130,7 @@ class Stage(ABC):
         """
         shots = [
             (self.example_query(example), self.example_answer(example))
-            for example in choose_examples(seed, self.name, index_key, settings.fewshots)
+            for example in choose_examples(seed, self.name, index_key, settings.fewshots, self.examples())
         ]
         query = self.query(parent, seed=seed, index_key=index_key)
         return self._chat(shots, query) if mode == "chat" else self._completion(shots, query)
@@ -158,7 +168,9 @@ class Stage(ABC):
         """Every cause of this stage's prompts and fields that is not in the parent or the recipe's seed."""
         text = stage_text(self.name)
         template = [asdict(text), self._completion([("q", "a")], "q").text, CATEGORIES, DIFFICULTIES]
-        shots = [[example.name, self.example_query(example), self.example_answer(example)] for example in examples()]
+        shots = [
+            [example.name, self.example_query(example), self.example_answer(example)] for example in self.examples()
+        ]
         return {
             "mode": mode,
             "template": key_of("template", template),
@@ -181,6 +193,45 @@ class Stage(ABC):
         for asked, answered in shots:
             messages += [Message("user", f"### {text.query}\n{asked}"), Message("assistant", answered)]
         return Prompt(messages=(*messages, Message("user", f"### {text.query}\n{query}")))
+
+
+class JudgeStage(Stage):
+    """Seed function -> whether it is worth reading, and why."""
+
+    name = "judge"
+    parser_version = 1
+
+    def query(self, parent: Parent, *, seed: int, index_key: str) -> str:
+        """The function, docstring included."""
+        assert isinstance(parent, SeedRecord)
+        return codeblocks.fence(parent.code.strip("\n"))
+
+    def examples(self) -> tuple[JudgedSeed, ...]:
+        """Its own, of which half are bad."""
+        return judged_seeds()
+
+    def example_query(self, example: JudgedSeed) -> str:
+        """The example's function."""
+        return codeblocks.fence(example.seed)
+
+    def example_answer(self, example: JudgedSeed) -> str:
+        """Yes or No, and the reason."""
+        return example.answer
+
+    def stop(self, mode: Mode) -> tuple[str, ...]:
+        """The end of the line."""
+        return ("\n",) if mode == "completion" else ()
+
+    def parse(self, text: str, finish_reason: str) -> JudgeFields:
+        """As for every stage, but the first word is the answer: it counts, whatever is cut off behind it."""
+        return self.read(text)
+
+    def read(self, text: str) -> JudgeFields:
+        """Read the first word and, of the rest, the first line."""
+        match = _YES_OR_NO.match(_without_heading(text, stage_text(self.name).answer))
+        if not match:
+            raise ParseError("neither Yes nor No")
+        return JudgeFields(match["answer"].casefold() == "yes", match["reason"].strip())
 
 
 class ConceptsStage(Stage):
@@ -297,6 +348,11 @@ class ResponsesStage(Stage):
 
 
 STAGES: tuple[Stage, ...] = (ConceptsStage(), InstructionsStage(), ResponsesStage())
+JUDGE = JudgeStage()
+"""Comes before them where a recipe has `[judge]`."""
+
+# "Yes", "**No**", "No: the reason", "Yes, the reason", but neither "Yesterday" nor "None".
+_YES_OR_NO = re.compile(r"\W*(?P<answer>yes|no)\b[\s*.,:;-]*(?P<reason>.*)", flags=re.IGNORECASE)
 
 _BULLET = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
 # A heading as models write it: "#### Tests", "## **Tests**:", "**Tests**", "[Tests]".

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from generator import work
 from generator.models import Pipeline, PipelineSeed
 from generator.store import Database
-from generator.work import LEVELS, Chain
+from generator.work import JUDGE, LEVELS, Chain
 
 _READ = "SELECT count(*) FROM pipeline_responses WHERE pipeline = :pipeline AND error IS NULL"
 _VERDICTS = """
@@ -40,26 +40,24 @@ FROM pipeline_seeds m JOIN seeds s ON s.id = m.seed_id
 WHERE m.pipeline = :name GROUP BY s.licence, s.origin ORDER BY found DESC, s.origin
 """
 _SEED_REJECTIONS = """
-SELECT j.filter, count(*) AS rejected, min(j.reason) AS example
-FROM pipeline_seeds m JOIN judgements j ON j.subject_id = m.seed_id AND j.recipe_id = :recipe AND NOT j.kept
-WHERE m.pipeline = :name GROUP BY j.filter ORDER BY rejected DESC, j.filter
+SELECT filter, count(*) AS rejected, min(reason) AS example
+FROM rejected_seeds WHERE pipeline = :name GROUP BY filter ORDER BY rejected DESC, filter
 """
 
 
-def seed_summary(database: Database, pipeline: str, filters: str) -> dict[str, Any]:
+def seed_summary(database: Database, pipeline: str) -> dict[str, Any]:
     """Count a pipeline's seeds.
 
     Args:
         database: to look in.
         pipeline: whose seeds.
-        filters: recipe id of the seed filters.
 
     Returns:
         `found` and `chosen`, over all and by `origins`, and the `rejections` by filter, each with an example.
     """
     with database.reading() as session:
-        values = {"name": pipeline, "recipe": filters}
-        origins = [dict(row) for row in session.execute(sa.text(_ORIGINS), {"name": pipeline}).mappings()]
+        values = {"name": pipeline}
+        origins = [dict(row) for row in session.execute(sa.text(_ORIGINS), values).mappings()]
         rejections = [dict(row) for row in session.execute(sa.text(_SEED_REJECTIONS), values).mappings()]
     found, chosen = (sum(origin[key] for origin in origins) for key in ("found", "chosen"))
     return {"found": found, "chosen": chosen, "origins": origins, "rejections": rejections}
@@ -82,10 +80,11 @@ def status(database: Database, pipeline: str | None) -> dict[str, Any]:
 
 def _progress(database: Database, row: Pipeline) -> dict[str, Any]:
     """What the view `funnel` says of one pipeline, with its verdicts and rejections, at the cost of far fewer looks."""
+    stages = [stage for stage in LEVELS if stage != JUDGE or row.judge_recipe_id]
     chain = Chain(
         pipeline=row.name,
-        recipes={stage: getattr(row, f"{stage}_recipe_id") for stage in LEVELS},
-        samples={stage: getattr(row, f"{stage}_samples") for stage in LEVELS},
+        recipes={stage: getattr(row, f"{stage}_recipe_id") for stage in stages},
+        samples={stage: 1 if stage == JUDGE else getattr(row, f"{stage}_samples") for stage in stages},
     )
     values = {
         "pipeline": row.name,
@@ -95,7 +94,7 @@ def _progress(database: Database, row: Pipeline) -> dict[str, Any]:
     }
     member = PipelineSeed
     found = sa.select(sa.func.count()).select_from(member).where(member.pipeline == row.name)
-    concepts, instructions, responses = (work.count(database, chain, stage) for stage in LEVELS)
+    *judge, concepts, instructions, responses = (work.count(database, chain, stage) for stage in stages)
     with database.reading() as session:
 
         def rows(query: str) -> list[dict[str, Any]]:
@@ -110,7 +109,8 @@ def _progress(database: Database, row: Pipeline) -> dict[str, Any]:
     accepted = sum(entry["responses"] for entry in judged if entry["kept"])
     funnel = {
         "seeds found": seeds_found,
-        "seeds chosen": concepts.parents,
+        "seeds chosen": (judge[0] if judge else concepts).parents,
+        **({"seeds judged": judge[0].rows, "seeds kept by the judge": concepts.parents} if judge else {}),
         "concepts drawn": concepts.rows,
         "concepts read": instructions.parents,
         "instructions drawn": instructions.rows,

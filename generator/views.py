@@ -12,6 +12,8 @@ FROM pipelines p
 JOIN pipeline_seeds s ON s.pipeline = p.name AND s.chosen
 JOIN concepts c ON c.recipe_id = p.concepts_recipe_id AND c.seed_id = s.seed_id
     AND c.sample_index < p.concepts_samples
+WHERE p.judge_recipe_id IS NULL OR EXISTS (SELECT 1 FROM opinions o
+    WHERE o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0 AND o.worth)
 """
 
 PIPELINE_INSTRUCTIONS = """
@@ -75,31 +77,39 @@ SELECT p.name AS pipeline, 1 AS step, 'seeds found' AS stage,
 FROM pipelines p
 UNION ALL SELECT p.name, 2, 'seeds chosen',
     (SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = p.name AND s.chosen) FROM pipelines p
-UNION ALL SELECT p.name, 3, 'concepts drawn',
+UNION ALL SELECT p.name, 3, 'seeds judged',
+    (SELECT count(*) FROM pipeline_seeds s JOIN opinions o ON o.recipe_id = p.judge_recipe_id
+        AND o.seed_id = s.seed_id AND o.sample_index = 0 WHERE s.pipeline = p.name AND s.chosen)
+FROM pipelines p WHERE p.judge_recipe_id IS NOT NULL
+UNION ALL SELECT p.name, 4, 'seeds kept by the judge',
+    (SELECT count(*) FROM pipeline_seeds s JOIN opinions o ON o.recipe_id = p.judge_recipe_id
+        AND o.seed_id = s.seed_id AND o.sample_index = 0 AND o.worth WHERE s.pipeline = p.name AND s.chosen)
+FROM pipelines p WHERE p.judge_recipe_id IS NOT NULL
+UNION ALL SELECT p.name, 5, 'concepts drawn',
     (SELECT count(*) FROM pipeline_concepts c WHERE c.pipeline = p.name) FROM pipelines p
-UNION ALL SELECT p.name, 4, 'concepts read',
+UNION ALL SELECT p.name, 6, 'concepts read',
     (SELECT count(*) FROM pipeline_concepts c WHERE c.pipeline = p.name AND c.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 5, 'instructions drawn',
+UNION ALL SELECT p.name, 7, 'instructions drawn',
     (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name) FROM pipelines p
-UNION ALL SELECT p.name, 6, 'instructions read',
+UNION ALL SELECT p.name, 8, 'instructions read',
     (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name AND i.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 7, 'responses drawn',
+UNION ALL SELECT p.name, 9, 'responses drawn',
     (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name) FROM pipelines p
-UNION ALL SELECT p.name, 8, 'responses read',
+UNION ALL SELECT p.name, 10, 'responses read',
     (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 9, 'responses executed',
+UNION ALL SELECT p.name, 11, 'responses executed',
     (SELECT count(*) FROM pipeline_responses r
      JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
      WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 10, 'responses passed',
+UNION ALL SELECT p.name, 12, 'responses passed',
     (SELECT count(*) FROM pipeline_responses r
      JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
          AND e.verdict = 'PASSED'
      WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 11, 'responses kept by every filter',
+UNION ALL SELECT p.name, 13, 'responses kept by every filter',
     (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
      AND (j.kept OR j.other_id IS NOT NULL)) FROM pipelines p
-UNION ALL SELECT p.name, 12, 'pairs accepted',
+UNION ALL SELECT p.name, 14, 'pairs accepted',
     (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
      AND j.kept) FROM pipelines p
 """
@@ -136,6 +146,21 @@ JOIN responses r ON r.id = s.response_id
 LEFT JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_id = s.response_id
 """
 
+REJECTED_SEEDS = """
+SELECT m.pipeline, s.id AS seed_id, s.name, s.origin, j.filter, j.reason
+FROM pipelines p
+JOIN pipeline_seeds m ON m.pipeline = p.name
+JOIN judgements j ON j.recipe_id = p.seed_filters_recipe_id AND j.subject_id = m.seed_id AND NOT j.kept
+JOIN seeds s ON s.id = m.seed_id
+UNION ALL
+SELECT m.pipeline, s.id, s.name, s.origin, 'judge', coalesce(o.error, nullif(o.reason, ''), 'the model answered No')
+FROM pipelines p
+JOIN pipeline_seeds m ON m.pipeline = p.name AND m.chosen
+JOIN opinions o ON o.recipe_id = p.judge_recipe_id AND o.seed_id = m.seed_id AND o.sample_index = 0
+    AND (o.error IS NOT NULL OR NOT o.worth)
+JOIN seeds s ON s.id = m.seed_id
+"""
+
 VIEWS: tuple[tuple[str, str], ...] = (
     # Later ones read earlier ones.
     ("pipeline_concepts", PIPELINE_CONCEPTS),
@@ -147,4 +172,5 @@ VIEWS: tuple[tuple[str, str], ...] = (
     ("funnel", FUNNEL),
     ("preference_pairs", PREFERENCE_PAIRS),
     ("scored_responses", SCORED_RESPONSES),
+    ("rejected_seeds", REJECTED_SEEDS),
 )

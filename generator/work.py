@@ -14,13 +14,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
-from generator.models import Concepts, Execution, Instruction, PipelineSeed, Response, Seed
+from generator.models import Concepts, Execution, Instruction, Opinion, PipelineSeed, Response, Seed
 from generator.records import ConceptsInput, InstructionInput, Parent, SeedRecord
 from generator.store import Database
 
 PAGE_ROWS = 500
 
-Generated = type[Concepts] | type[Instruction] | type[Response]
+JUDGE = "judge"
+"""The stage whose rows say which seeds are read: rows below it have the seed as their parent, not the opinion."""
+
+Generated = type[Opinion] | type[Concepts] | type[Instruction] | type[Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Chain:
 
     Attributes:
         pipeline: name in `pipelines` and `pipeline_seeds`.
-        recipes: recipe id by generation stage.
+        recipes: recipe id by generation stage; of `JUDGE` only where the model judges seeds.
         samples: samples of each parent by generation stage.
     """
 
@@ -66,7 +69,7 @@ class Level:
     Attributes:
         table: of the rows.
         parent_id: its column that names the parent.
-        above: the generation stage of the parents; None for seeds.
+        above: the generation stage of the parents; None for chosen seeds.
         parent: the columns that `read` takes, the parent's id first.
         order: the parent's columns that pages follow; they begin with what its index begins with after the recipe.
         read: makes the stage's input of the columns of `parent` after the first.
@@ -80,15 +83,25 @@ class Level:
     read: Callable[..., Parent]
 
 
+_SEED = (
+    *(PipelineSeed.seed_id, Seed.name, Seed.code, Seed.docstring, Seed.origin, Seed.version, Seed.path),
+    *(Seed.line, Seed.licence, Seed.licence_source),
+)
+
 LEVELS: dict[str, Level] = {
+    JUDGE: Level(
+        table=Opinion,
+        parent_id=Opinion.seed_id,
+        above=None,
+        parent=_SEED,
+        order=(PipelineSeed.seed_id,),
+        read=SeedRecord,
+    ),
     "concepts": Level(
         table=Concepts,
         parent_id=Concepts.seed_id,
-        above=None,
-        parent=(
-            *(PipelineSeed.seed_id, Seed.name, Seed.code, Seed.docstring, Seed.origin, Seed.version, Seed.path),
-            *(Seed.line, Seed.licence, Seed.licence_source),
-        ),
+        above=JUDGE,
+        parent=_SEED,
         order=(PipelineSeed.seed_id,),
         read=SeedRecord,
     ),
@@ -142,11 +155,10 @@ def rows_of(chain: Chain, stage: str | None) -> sa.Select[Any]:
     if stage is None:
         return sa.select(PipelineSeed.seed_id).where(PipelineSeed.pipeline == chain.pipeline, PipelineSeed.chosen)
     level = LEVELS[stage]
-    above = LEVELS[level.above].table.id if level.above else PipelineSeed.seed_id
     return (
         usable_of(chain, level.above)
         .where(
-            level.parent_id == above,
+            level.parent_id == _id(level.above),
             level.table.recipe_id == chain.recipes[stage],
             level.table.sample_index < chain.samples[stage],
         )
@@ -154,8 +166,23 @@ def rows_of(chain: Chain, stage: str | None) -> sa.Select[Any]:
     )
 
 
+def _id(stage: str | None) -> InstrumentedAttribute[str]:
+    """What rows name as their parent when it is of `stage`."""
+    return PipelineSeed.seed_id if stage in (None, JUDGE) else LEVELS[stage].table.id
+
+
+def _judged_worth(chain: Chain) -> list[sa.Exists]:
+    """What a chosen seed must be besides: nothing where none is judged."""
+    if JUDGE not in chain.recipes:
+        return []
+    mine = (Opinion.recipe_id == chain.recipes[JUDGE], Opinion.seed_id == PipelineSeed.seed_id)
+    return [sa.exists().where(*mine, Opinion.sample_index == 0, Opinion.worth.is_(True)).correlate(PipelineSeed)]
+
+
 def usable_of(chain: Chain, stage: str | None) -> sa.Select[Any]:
-    """Select those of `rows_of` that the next stage can read."""
+    """Select those of `rows_of` that the next stage can read; of the judge the seeds that it lets through."""
+    if stage == JUDGE:
+        return rows_of(chain, None).where(*_judged_worth(chain))
     rows = rows_of(chain, stage)
     return rows.where(LEVELS[stage].table.error.is_(None)) if stage else rows
 
@@ -214,7 +241,7 @@ def pending_draws(database: Database, chain: Chain, stage: str, share: Share) ->
     )
     place = (*level.order, samples.c.i)
     query = sa.select(*level.parent, *place).where(*_is_usable(chain, level.above), ~made)
-    if level.above is None:
+    if level.above in (None, JUDGE):
         query = query.join_from(PipelineSeed, Seed, Seed.id == PipelineSeed.seed_id)
     query = query.join(samples, sa.true())
     for page in pages(database, query, place, share):
@@ -243,15 +270,15 @@ def _is_usable(chain: Chain, stage: str | None) -> list[Any]:
     Written apart from `rows_of` because that counts from the seeds down, and pages go along an index of the rows and
     ask of each whether it belongs.
     """
-    if stage is None:
-        return [PipelineSeed.pipeline == chain.pipeline, PipelineSeed.chosen]
+    if stage in (None, JUDGE):
+        chosen = [PipelineSeed.pipeline == chain.pipeline, PipelineSeed.chosen]
+        return [*chosen, *_judged_worth(chain)] if stage else chosen
     level = LEVELS[stage]
-    above = LEVELS[level.above].table.id if level.above else PipelineSeed.seed_id
     return [
         level.table.recipe_id == chain.recipes[stage],
         level.table.sample_index < chain.samples[stage],
         level.table.error.is_(None),
-        sa.exists().where(above == level.parent_id, *_is_usable(chain, level.above)).correlate(level.table),
+        sa.exists().where(_id(level.above) == level.parent_id, *_is_usable(chain, level.above)).correlate(level.table),
     ]
 
 

@@ -1,7 +1,7 @@
 """The words that the model is given: a text for each stage and sixteen worked examples, as TOML files beside this one.
 
 An example runs through all stages: the seed function, the concepts in it, an instruction that grew out of them, and an
-answer with its own tests, which pass.
+answer with its own tests, which pass. The judge of seeds has examples of its own, bad ones among them.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ class Example:
     tests: str
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedSeed:
+    """One function as the judge should see it; `answer` begins with Yes or No."""
+
+    name: str
+    seed: str
+    answer: str
+
+
 @cache
 def stage_text(stage: str) -> StageText:
     """The text of the stage named `stage`."""
@@ -52,6 +61,14 @@ def stage_text(stage: str) -> StageText:
 def examples() -> tuple[Example, ...]:
     """All worked examples, by name."""
     return tuple(map(_example, sorted((files(__name__) / "examples").iterdir(), key=lambda file: file.name)))
+
+
+@cache
+def judged_seeds() -> tuple[JudgedSeed, ...]:
+    """All examples of the judge."""
+    table = tomllib.loads((files(__name__) / "judge.toml").read_text(encoding="utf-8"))
+    stripped = [{key: value.strip("\n") for key, value in entry.items()} for entry in table["example"]]
+    return tuple(parse(JudgedSeed, entry, "judge.toml") for entry in stripped)
 
 
 def _example(file: Traversable) -> Example:

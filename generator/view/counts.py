@@ -15,6 +15,13 @@ _TOP = (
     ("seeds found", "SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = :name"),
     ("seeds chosen", "SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = :name AND s.chosen"),
 )
+_JUDGED = """
+SELECT count(o.id) AS judged, count(CASE WHEN o.worth THEN 1 END) AS kept
+FROM pipelines p
+LEFT JOIN pipeline_seeds s ON s.pipeline = p.name AND s.chosen
+LEFT JOIN opinions o ON o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0
+WHERE p.name = :name AND p.judge_recipe_id IS NOT NULL GROUP BY p.name
+"""
 _DRAWN = "SELECT count(*), count(CASE WHEN error IS NULL THEN 1 END) FROM {view} WHERE pipeline = :name"
 _SPAN = """
 SELECT min(e.created_at), max(e.created_at) FROM executions e
@@ -48,6 +55,8 @@ def count(database: Database, name: str) -> Counted:
     with database.reading() as session:
         values = {"name": name}
         funnel = [(stage, session.scalar(sa.text(query), values) or 0) for stage, query in _TOP]
+        for judged, kept in session.execute(sa.text(_JUDGED), values):
+            funnel += [("seeds judged", judged), ("seeds kept by the judge", kept)]
         for stage in ("concepts", "instructions"):
             drawn, read = session.execute(sa.text(_DRAWN.format(view=f"pipeline_{stage}")), values).one()
             funnel += [(f"{stage} drawn", drawn), (f"{stage} read", read)]

@@ -81,6 +81,8 @@ JOIN pipelines p ON p.name = :pipeline
 JOIN instructions i ON i.id = w.instruction_id AND i.recipe_id = p.instructions_recipe_id
 JOIN concepts c ON c.id = i.concepts_id AND c.recipe_id = p.concepts_recipe_id
 JOIN pipeline_seeds s ON s.pipeline = p.name AND s.seed_id = c.seed_id AND s.chosen
+    AND (p.judge_recipe_id IS NULL OR EXISTS (SELECT 1 FROM opinions o
+        WHERE o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0 AND o.worth))
 LEFT JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = w.program_key
 LEFT JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_id = w.id
 ORDER BY w.instruction_id, w.sample_index

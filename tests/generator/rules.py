@@ -93,7 +93,9 @@ class RuleEngine:
 def stage_of(request: CompletionRequest) -> str:
     """The stage that a request is of, told by its system text."""
     system = request.prompt.messages[0].content
-    return next(name for name in ("concepts", "instructions", "responses") if stage_text(name).system == system)
+    return next(
+        name for name in ("judge", "concepts", "instructions", "responses") if stage_text(name).system == system
+    )
 
 
 def answer(request: CompletionRequest) -> str:
@@ -101,6 +103,8 @@ def answer(request: CompletionRequest) -> str:
     asked = request.prompt.messages[-1].content
     number = int(hashlib.sha256(f"{asked} {request.sampling.seed}".encode()).hexdigest()[:8], 16)
     match stage_of(request):
+        case "judge":
+            return "Yes: it is complete in itself."
         case "concepts":
             return f"iteration, sums, offset {number}"
         case "instructions":

@@ -38,6 +38,9 @@ def test_the_originals_parameters_are_the_originals() -> None:
     ]
     for each in (recipe.concepts, recipe.instructions, recipe.responses):
         assert (each.temperature, each.top_p, each.max_tokens) == (0.7, 1.0, 1536)
+    judge = recipe.judge
+    assert judge is not None
+    assert (judge.fewshots, judge.temperature, judge.max_tokens) == (7, 0.0, 5)
 
 
 def test_the_live_demo_asks_what_the_recorded_one_asked() -> None:

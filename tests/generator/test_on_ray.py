@@ -192,12 +192,15 @@ def test_the_command_joins_a_cluster_by_its_address(cluster: Any, sandbox: str, 
     command += ["--executor", "ray", "--workers", "1", "--address"]
     with serve_model() as server:
         small(tmp_path, url, server, sandbox, seeds=2)
+        with (tmp_path / "small.toml").open("a") as recipe:
+            recipe.write("[judge]\n")
         done = subprocess.run([*command, cluster.address], cwd=ROOT, stdout=subprocess.PIPE)
         lost = subprocess.run([*command, "127.0.0.1:1"], cwd=ROOT, capture_output=True, text=True)
         wrong = subprocess.run([*command[:-5], "--address", "127.0.0.1:1"], cwd=ROOT, capture_output=True, text=True)
 
     report = json.loads(done.stdout)
-    assert (report["completions_drawn"], report["programs_run"], report["snapshot"]["size"]) == (10, 6, 2)
+    assert (report["completions_drawn"], report["programs_run"], report["snapshot"]["size"]) == (12, 6, 2)
+    assert report["drawn"] == {"judge": 2, "concepts": 2, "instructions": 2, "responses": 6}
     assert lost.returncode == 1
     assert lost.stderr.startswith("Error: --address 127.0.0.1:1: no Ray cluster there: ")
     assert "--address and --workers are for --executor ray" in wrong.stderr

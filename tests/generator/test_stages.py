@@ -22,6 +22,7 @@ from generator.records import (
 from generator.stages import (
     CATEGORIES,
     DIFFICULTIES,
+    JUDGE,
     STAGES,
     Mode,
     ParseError,
@@ -49,6 +50,7 @@ SEED = SeedRecord(
     licence_source="",
 )
 PARENTS: dict[str, Parent] = {
+    "judge": SEED,
     "concepts": SEED,
     "instructions": ConceptsInput(("comparison", "numeric ranges", "default arguments")),
     "responses": InstructionInput("Write a function `clamp(value, low, high)` that limits a number to a closed range."),
@@ -69,7 +71,7 @@ def ask(stage: Stage, mode: Mode, *, seed: int = 3407, settings: StageSettings =
 
 
 @pytest.mark.parametrize("mode", ["completion", "chat"])
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", [JUDGE, *STAGES], ids=lambda stage: stage.name)
 def test_prompts_are_golden(stage: Stage, mode: Mode) -> None:
     """A prompt changes only when somebody means it: recordings and rows depend on every character.
 
@@ -83,7 +85,7 @@ def test_prompts_are_golden(stage: Stage, mode: Mode) -> None:
     assert path.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", [JUDGE, *STAGES], ids=lambda stage: stage.name)
 def test_the_fixed_text_comes_first_and_the_query_last(stage: Stage) -> None:
     query = stage.query(PARENTS[stage.name], seed=3407, index_key=index_key(PARENTS[stage.name]))
     chat, text = ask(stage, "chat").messages, ask(stage, "completion").text
