@@ -53,7 +53,7 @@ def configure(level: str, form: Literal["json", "text"]) -> None:
 
 
 def give_up_unwritten() -> None:
-    """Drop what the standard streams could not write, on a full disk say; else the process would end with status 120."""
+    """Drop what the standard streams could not write, on a full disk say; else the process ends with status 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 
 from sandbox_server import errors
@@ -14,6 +15,7 @@ from sandbox_server.client import ClientConfig, Credentials, connect
 from sandbox_server.config import ServerConfig
 from sandbox_server.jobs import File, Job, LimitsRequest, Outcome, ProgramError, Verdict
 from sandbox_server.server import serving
+from sandbox_server.statuses import error_of
 from tests.fakes import INFO, FakeSandbox, passes
 
 JOB = Job(code="def f(): return 1", tests="assert f() == 1", request_id="a")
@@ -94,6 +96,11 @@ async def test_an_error_comes_back_as_itself_at_once(tmp_path, error) -> None:
     assert str(caught.value) == str(error)
     assert getattr(caught.value, "field", None) == getattr(error, "field", None)
     assert sum(job == JOB for job in fake.started) == 1
+
+
+def test_what_grpc_says_of_a_lost_connection_is_no_bug_of_the_server() -> None:
+    assert isinstance(error_of(grpc.StatusCode.INTERNAL, "Internal error from Core"), errors.Unavailable)
+    assert isinstance(error_of(grpc.StatusCode.INTERNAL, "the sandbox failed"), errors.Broken)
 
 
 async def test_a_bug_of_the_server_comes_back_as_broken_and_is_not_retried(tmp_path) -> None:
