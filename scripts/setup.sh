@@ -7,6 +7,7 @@
 # Run again it does nothing until pyproject.toml, the pins or this file change. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin  # where ldconfig and runuser are, and where an ordinary user does not look
 
 profile=${1:?usage: scripts/setup.sh demo|test}
 venv=${VENV:-.venv}
