@@ -54,6 +54,8 @@ async def test_the_demos_answers_get_the_same_verdict_apart_wherever_both_judge(
         (first, second): code
         for (code, _), first, second in zip(programs, together, apart, strict=True)
         if second not in (first, "UNJUDGED")
+        # One of them grows for ever: which limit it meets first is the machine's to say.
+        and not (first.endswith("_LIMIT") and second.endswith("_LIMIT"))
     }
     assert differing == {}
     assert apart.count("UNJUDGED") <= 4
