@@ -187,14 +187,27 @@ async def test_draining_finishes_what_runs_and_refuses_what_comes(tmp_path) -> N
     assert not sandbox.closed  # it is the caller's
 
 
+async def test_who_watches_health_is_told_of_a_drain_while_the_server_still_answers(tmp_path) -> None:
+    server = serving(FakeSandbox(), ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_pause_s=3600))
+    async with grpc.aio.insecure_channel(await server.__aenter__()) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        leaving = asyncio.create_task(server.__aexit__(None, None, None))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+
 async def test_who_watches_health_does_not_hold_up_a_drain(tmp_path) -> None:
-    config = ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=3600)
-    server = serving(FakeSandbox(), config)
+    server = serving(FakeSandbox(), ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=3600))
     async with grpc.aio.insecure_channel(await server.__aenter__()) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         await server.__aexit__(None, None, None)
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with contextlib.suppress(grpc.aio.AioRpcError):  # the watch ends with the server, not the server with the watch
+            while await watch.read() is not grpc.aio.EOF:
+                pass
 
 
 async def test_a_drain_that_is_cancelled_ends_what_runs(tmp_path) -> None:
