@@ -33,7 +33,8 @@ from tests.attacks.lanes import serve
 pytestmark = pytest.mark.nsjail
 
 INNOCENT = Job(code="def f(x): return 2 * x", tests="assert f(1) == 2")
-SLEEP = Job(code="import time; time.sleep(60)", limits=LimitsRequest(wall_time_ms=60_000))
+# It forks, so that its processes tell that it runs: the one that becomes it was there before.
+SLEEP = Job(code="import os, time; os.fork(); time.sleep(60)", limits=LimitsRequest(wall_time_ms=60_000))
 EXECUTE = "/sandbox_server.v1.SandboxService/Execute"
 _NOW = ClientConfig(retry_for_s=0.0, timeout_s=60.0, connect_timeout_s=60.0)
 
@@ -59,6 +60,11 @@ class Server:
             assert [outcome.verdict for outcome in outcomes] == [Verdict.PASSED] * 4
             while self._is_busy():  # noqa: ASYNC110  # what is awaited is in other processes
                 await asyncio.sleep(0.05)
+
+    async def runs_two_sleepers(self) -> None:
+        """Wait until two jobs that fork and sleep do."""
+        while len(self.processes()) < self.processes_at_rest + 2:  # noqa: ASYNC110  # it is of other processes
+            await asyncio.sleep(0.02)
 
     def _is_busy(self) -> bool:
         below = self.processes()
@@ -220,7 +226,7 @@ async def test_cancelled_at_any_moment(server: Server) -> None:
 
 async def test_a_deadline_shorter_than_the_queue_is_told_and_nothing_is_run(server: Server) -> None:
     running = [asyncio.create_task(server.sandbox.run(SLEEP)) for _ in range(2)]
-    await asyncio.sleep(0.3)
+    await server.runs_two_sleepers()
     async with connect(server.address, dataclasses.replace(_NOW, timeout_s=0.3)) as hasty:
         with pytest.raises((DeadlineExceeded, Overloaded)):
             await hasty.run(INNOCENT)
@@ -261,9 +267,7 @@ async def test_a_client_that_is_killed_takes_its_runs_with_it(server: Server) ->
     )
     assert client.stdout is not None
     assert await client.stdout.readline() == b"running\n"
-    # Two programs that have forked; the processes that became them were there before.
-    while len(server.processes()) < server.processes_at_rest + 2:  # noqa: ASYNC110  # it is of other processes
-        await asyncio.sleep(0.05)
+    await server.runs_two_sleepers()
     client.kill()
     await client.wait()
     await server.is_whole()
@@ -273,7 +277,7 @@ async def test_a_jail_that_is_killed_is_replaced(server: Server) -> None:
     """From outside, with programs inside: whoever was in it is told to try again, and the next one finds a slot."""
     for depth in ("nsjail", "first"):
         runs = [asyncio.create_task(server.sandbox.run(SLEEP)) for _ in range(2)]
-        await asyncio.sleep(0.5)
+        await server.runs_two_sleepers()
         below = server.processes()
         jails = [pid for pid, name in below.items() if "nsjail" in name or _parent(pid) == server.process.pid]
         victims = jails if depth == "nsjail" else [pid for pid in below if _parent(pid) in jails]
@@ -287,9 +291,9 @@ async def test_a_jail_that_is_killed_is_replaced(server: Server) -> None:
 
 
 async def test_a_jail_that_is_stopped_does_not_hold_its_program_for_ever(server: Server) -> None:
-    job = Job(code="import time; time.sleep(60)", limits=LimitsRequest(wall_time_ms=500))
+    job = dataclasses.replace(SLEEP, limits=LimitsRequest(wall_time_ms=3000))
     runs = [asyncio.create_task(server.sandbox.run(job)) for _ in range(2)]
-    await asyncio.sleep(0.2)
+    await server.runs_two_sleepers()
     stopped = [pid for pid in server.processes() if _parent(pid) == server.process.pid]
     for pid in server.processes():
         with contextlib.suppress(ProcessLookupError):
