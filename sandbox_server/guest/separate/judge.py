@@ -60,8 +60,8 @@ class JudgePeer(Peer):
 
     def call(self, operation: str, *arguments: Any) -> Any:
         """A request that runs the program's code: what it prints goes where the tests' own prints go."""
-        if sys.stdout is self._stdout:
-            return self.request(operation, *arguments)
+        if sys.stdout is self._stdout and not self.refusal and not self.lost:
+            return Peer.request(self, operation, *arguments)
         self.request("capture")
         try:
             return self.request(operation, *arguments)
@@ -91,8 +91,8 @@ class JudgePeer(Peer):
     def answer(self, operation: str, arguments: list[Any]) -> Any:
         """The program calls a function of the tests, or draws from an iterator of theirs."""
         match operation, arguments:
-            case "call", [int(handle), tuple(positional), dict(keywords)] if handle in self._own:
-                result = self._own[handle](*positional, **keywords)
+            case "call", [int(handle), tuple(positional), (dict() | None) as keywords] if handle in self._own:
+                result = self._own[handle](*positional, **keywords or {})
                 if isinstance(result, collections.abc.Awaitable):
                     raise self.refuse("the program awaits a coroutine of the tests")
                 return result
@@ -332,7 +332,7 @@ def _generator(peer: JudgePeer, handle: int) -> Any:
             sent = yield value
             operation = ("next",) if sent is None else ("send", sent)
         except GeneratorExit:
-            peer.call("method", peer.reference(handle), "close", (), {})
+            peer.call("method", peer.reference(handle), "close", (), None)
             raise
         except BaseException as error:
             operation = ("throw", error)
@@ -478,8 +478,9 @@ def run_tests(fd: int, tests: str, entry_point: str) -> dict[str, Any]:
     peer = JudgePeer(fd)
     peer.fitness = fitness
     try:
-        started = peer.request("start")
-        facts, defined, functions, used, stored = started
+        told, defined, functions, used, stored = peer.request("start")
+        facts = {**told}
+        del told  # what both sides hold is compared at every call
     except (Gone, Refused, TypeError, ValueError):
         return _ended(peer, {"end": "lost", "code": 0})
     if facts["end"] != "done":
@@ -507,7 +508,7 @@ def _run(
     tests: str,
     instrumenter: Instrumenter,
     namespace: Namespace,
-    defined: list[str],
+    defined: tuple[str, ...],
     entry_point: str,
 ) -> dict[str, Any]:
     ledger = judging.Ledger(tests, instrumenter.assertions)

@@ -1,6 +1,7 @@
 """Requests and answers over one stream, nested: while a call waits for its answer, the other side may call back.
 
-A message is a list: its kind, the changes of shared mutable values with the handles that are held no longer, then
+A message is a list: its kind, its news (the changes of shared mutable values and the handles that are held no longer, or
+null for none), then
 
     ?  operation, arguments...      asks for something
     =  value                        the answer
@@ -19,6 +20,7 @@ from typing import Any
 from .values import MAX_MESSAGE_BYTES, CannotCross, Codec, Malformed
 
 _LENGTH_BYTES = 4
+_USUAL_BYTES = 1 << 16
 
 # Bound before a program can replace them in their module.
 _read, _write, _get_ident = os.read, os.write, get_ident
@@ -39,7 +41,6 @@ class Peer(Codec):
     def __init__(self, fd: int, first_handle: int) -> None:
         super().__init__(first_handle)
         self._fd = fd
-        self._buffer = b""
         self._thread = _get_ident()
 
     # What the sides add.
@@ -84,13 +85,14 @@ class Peer(Codec):
         if _get_ident() != self._thread:
             raise self.cannot_cross("a call from a thread of its own")
         try:
-            news = [self.changes(), self.gone()]  # first: what follows may speak of what they introduce
-            data = self.dumps(["?", news, operation, *self.items(arguments, 0)])
+            news = self._news()  # first: what follows may speak of what they introduce
+            data = self.dumps(["?", news, operation, *[self.encode(argument) for argument in arguments]])
         except CannotCross as problem:
             raise self.cannot_cross(str(problem)) from None
         self._send(data)
         while True:
-            kind, message = self._receive()
+            message = self._receive()
+            kind = message[0]
             if kind == "?":
                 self._serve(message)
                 continue
@@ -113,8 +115,8 @@ class Peer(Codec):
         Raises:
             Gone: there is no other side any more.
         """
-        kind, message = self._receive()
-        if kind != "?":
+        message = self._receive()
+        if message[0] != "?":
             raise self._lost("answers what nobody asked")
         self._serve(message)
 
@@ -132,24 +134,34 @@ class Peer(Codec):
                 raise
             except BaseException as error:
                 kind, result = "!", error
-            news = [self.changes(), []]
+            changes = self.changes()
+            news = [changes, []] if changes else None
             node = self.encode(result) if kind == "=" else self.encode_exception(result)
             data = self.dumps([kind, news, node])
         except CannotCross as problem:
-            data = self.dumps(["x", [[], []], str(problem)])
+            data = self.dumps(["x", None, str(problem)])
         except Malformed as problem:
             raise self._lost(f"asks for what there is not: {problem}") from None
         self._send(data)
 
-    def _receive(self) -> tuple[str, list[Any]]:
+    def _news(self) -> list[Any] | None:
+        if not self._mirrors:
+            return None
+        changes, gone = self.changes(), self.gone()
+        return [changes, gone] if changes or gone else None
+
+    def _receive(self) -> list[Any]:
         try:
             message = self.loads(self._read_message())
-            changes, gone = message[1] if len(message) > 1 and type(message[1]) is list else (None, None)
-            self.apply(changes)
-            self.release(gone)  # after: what was let go of may have changed just before
+            news = message[1] if len(message) > 1 else ()
+            if news is not None:
+                if type(news) is not list or len(news) != 2:
+                    raise Malformed("no news")
+                self.apply(news[0])
+                self.release(news[1])  # after: what was let go of may have changed just before
         except (Malformed, ValueError, RecursionError) as problem:
             raise self._lost(f"sent what cannot be read: {problem}") from None
-        return message[0], message
+        return message
 
     def _lost(self, why: str) -> Gone:
         return Gone(why)
@@ -157,32 +169,41 @@ class Peer(Codec):
     # Bytes
 
     def _send(self, data: bytes) -> None:
-        view = memoryview(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        data = len(data).to_bytes(_LENGTH_BYTES, "big") + data
         try:
-            while view:
-                view = view[_write(self._fd, view) :]
+            sent = _write(self._fd, data)
+            if sent < len(data):
+                view = memoryview(data)[sent:]
+                while view:
+                    view = view[_write(self._fd, view) :]
         except OSError:
             raise self._lost("ended") from None
 
     def _read_message(self) -> bytes:
-        header = self._read_exactly(_LENGTH_BYTES)
-        length = int.from_bytes(header, "big")
+        """The next message; one read fetches all of a short one, and nothing beyond it, since one side speaks at a time."""
+        data = self._read_some(_USUAL_BYTES)
+        while len(data) < _LENGTH_BYTES:
+            data += self._read_some(_LENGTH_BYTES - len(data))
+        length = int.from_bytes(data[:_LENGTH_BYTES], "big")
         if length > MAX_MESSAGE_BYTES:
             raise Malformed("a message without end")
-        return self._read_exactly(length)
-
-    def _read_exactly(self, size: int) -> bytes:
-        if len(self._buffer) < size:
-            parts, have = [self._buffer], len(self._buffer)
-            while have < size:
-                try:
-                    part = _read(self._fd, max(size - have, 1 << 16))
-                except OSError:
-                    part = b""
-                if not part:
-                    raise self._lost("ended")
+        data = data[_LENGTH_BYTES:]
+        if len(data) < length:
+            parts, missing = [data], length - len(data)
+            while missing > 0:
+                part = self._read_some(max(missing, _USUAL_BYTES))
                 parts.append(part)
-                have += len(part)
-            self._buffer = b"".join(parts)
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
+                missing -= len(part)
+            data = b"".join(parts)
+        if len(data) != length:
+            raise Malformed("more than a message")
         return data
+
+    def _read_some(self, most: int) -> bytes:
+        try:
+            part = _read(self._fd, most)
+        except OSError:
+            part = b""
+        if not part:
+            raise self._lost("ended")
+        return part

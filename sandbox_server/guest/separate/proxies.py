@@ -49,7 +49,7 @@ class RemoteCallable:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call it over there."""
-        return self._peer.call("call", self, arguments, keywords)
+        return self._peer.call("call", self, arguments, keywords or None)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return _Bound(self, instance) if self._binds and instance is not None else self
@@ -95,7 +95,7 @@ class RemoteMethod:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call it over there."""
-        return self._peer.call("method", self.target, self.__name__, arguments, keywords)
+        return self._peer.call("method", self.target, self.__name__, arguments, keywords or None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._peer.request("get", self.target, self.__name__), name)
@@ -138,7 +138,7 @@ class RemoteType(type):
 
     def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
         """Make an instance over there."""
-        return cls._peer.call("call", cls, arguments, keywords)
+        return cls._peer.call("call", cls, arguments, keywords or None)
 
     def __getattr__(cls, name: str) -> Any:
         if _is_special(name):
@@ -308,7 +308,7 @@ def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str], n
         def forwarded(self: Any, *arguments: Any, **keywords: Any) -> Any:
             if name in _OF_BUILTINS and not named:
                 raise peer.refuse(_opaque(type(self), f"asked for {name!r}"))
-            return peer.call("method", self, name, arguments, keywords)
+            return peer.call("method", self, name, arguments, keywords or None)
 
         forwarded.__name__ = name
         return forwarded

@@ -23,6 +23,8 @@ import json
 import operator
 import sys
 from collections.abc import Callable, Iterable
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
+from json.scanner import c_make_scanner  # type: ignore[attr-defined]
 from typing import Any
 
 MAX_DEPTH = 150  # below what the recursion limits of json's C code and of a default interpreter allow
@@ -30,10 +32,14 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 _INTS = frozenset({int, bool})
-_LONG_INT_BITS = 8192  # beyond it, decimal digits cost more than quadratic patience
+# Longer ones go as hexadecimal digits, which cost no quadratic patience. In decimal these have 617 digits, fewer than the
+# least limit that an interpreter can be given, so that limit need not be touched for them.
+_LONG_INT_BITS = 2048
+_MOST_DIGITS = 4300  # the interpreter's own default: what is decoded must not be parsed in quadratic time
 _identical, _bit_length = operator.is_, int.bit_length
-_to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
-_from_json = json.JSONDecoder().decode
+# The parts of json's encoder and decoder that are C, made once: their Python part costs as much again, for each message.
+_to_json = c_make_encoder(None, None, encode_basestring, None, ":", ",", False, False, True)
+_from_json = c_make_scanner(json.JSONDecoder())
 
 
 class CannotCross(Exception):
@@ -53,6 +59,8 @@ class Shape:
         parts: its content, as lists of values.
         make: an empty instance, from the header.
         fill: replace the content of an instance.
+        same: does an instance still hold these parts? By identity: what it held is kept alive by them.
+        exact: what an instance holds after `fill` are the very items that it was filled with, in their order.
     """
 
     def __init__(
@@ -61,9 +69,19 @@ class Shape:
         make: Callable[[list[Any]], Any],
         parts: Callable[[Any], tuple[list[Any], ...]],
         fill: Callable[..., None],
-        header: Callable[[Any], list[Any]] = lambda value: [],
+        header: Callable[[Any], list[Any]] | None = None,
+        same: Callable[[Any, tuple[list[Any], ...]], bool] | None = None,
+        exact: bool = False,
     ) -> None:
         self.name, self.make, self.parts, self.fill, self.header = name, make, parts, fill, header
+        self.same = same or self._same_parts
+        self.exact = exact
+
+    def _same_parts(self, value: Any, held: tuple[list[Any], ...]) -> bool:
+        return all(
+            len(now) == len(before) and all(map(_identical, now, before))
+            for now, before in zip(self.parts(value), held, strict=True)
+        )
 
 
 def _fill_list(value: list[Any], items: list[Any]) -> None:
@@ -94,10 +112,22 @@ def _dict_parts(value: dict[Any, Any]) -> tuple[list[Any], ...]:
     return list(value), list(value.values())
 
 
+def _same_items(value: Any, held: tuple[list[Any], ...]) -> bool:
+    items = held[0]
+    return len(value) == len(items) and all(map(_identical, value, items))
+
+
+def _same_dict(value: dict[Any, Any], held: tuple[list[Any], ...]) -> bool:
+    keys, values = held
+    return (
+        len(value) == len(keys) and all(map(_identical, value, keys)) and all(map(_identical, value.values(), values))
+    )
+
+
 SHAPES: dict[type, Shape] = {
-    list: Shape("list", lambda header: [], lambda value: (list(value),), _fill_list),
-    dict: Shape("dict", lambda header: {}, _dict_parts, _fill_dict),
-    set: Shape("set", lambda header: set(), lambda value: (list(value),), _fill_set),
+    list: Shape("list", lambda header: [], lambda value: (list(value),), _fill_list, same=_same_items, exact=True),
+    dict: Shape("dict", lambda header: {}, _dict_parts, _fill_dict, same=_same_dict),
+    set: Shape("set", lambda header: set(), lambda value: (list(value),), _fill_set, same=_same_items),
     bytearray: Shape("bytearray", lambda header: bytearray(), lambda value: (list(value),), _fill_bytearray),
     collections.deque: Shape(
         "deque",
@@ -151,17 +181,6 @@ class Mirror:
         self.handle, self.value, self.shape = handle, value, shape
         self.held: tuple[list[Any], ...] = ()
 
-    def settle(self) -> None:
-        """Remember what it holds now."""
-        self.held = self.shape.parts(self.value)
-
-    def changed(self) -> bool:
-        """Does it hold anything else? Compares by identity: what it holds is kept alive by `held`."""
-        for now, before in zip(self.shape.parts(self.value), self.held, strict=True):
-            if len(now) != len(before) or not all(map(_identical, now, before)):
-                return True
-        return False
-
 
 _alone = Mirror(0, object(), SHAPES[list])
 _REFERENCES_OF_ONE_ALONE = sys.getrefcount(_alone.value)
@@ -201,13 +220,7 @@ class Codec:
 
     def dumps(self, message: list[Any]) -> bytes:
         """The bytes of a message whose values are encoded."""
-        limit = sys.get_int_max_str_digits()
-        sys.set_int_max_str_digits(0)
-        try:
-            text = _to_json(message)
-        finally:
-            sys.set_int_max_str_digits(limit)
-        data = text.encode("utf-8", "surrogatepass")
+        data = "".join(_to_json(message, 0)).encode("utf-8", "surrogatepass")
         if len(data) > MAX_MESSAGE_BYTES:
             raise CannotCross(f"values of more than {MAX_MESSAGE_BYTES >> 20} MiB in one call")
         return data
@@ -215,14 +228,19 @@ class Codec:
     def loads(self, data: bytes) -> list[Any]:
         """The message of some bytes; its values are still encoded."""
         limit = sys.get_int_max_str_digits()
-        sys.set_int_max_str_digits(0)
+        if limit > _MOST_DIGITS or limit == 0:
+            sys.set_int_max_str_digits(_MOST_DIGITS)
         try:
-            message = _from_json(data.decode("utf-8", "surrogatepass"))
+            text = data.decode("utf-8", "surrogatepass")
+            message, end = _from_json(text, 0)
+        except StopIteration:
+            raise Malformed("not a message: no value") from None
         except (ValueError, RecursionError) as error:
             raise Malformed(f"not a message: {error}") from None
         finally:
-            sys.set_int_max_str_digits(limit)
-        if type(message) is not list or not message or type(message[0]) is not str:
+            if limit > _MOST_DIGITS or limit == 0:
+                sys.set_int_max_str_digits(limit)
+        if end != len(text) or type(message) is not list or not message or type(message[0]) is not str:
             raise Malformed("not a message")
         return message
 
@@ -263,9 +281,9 @@ class Codec:
         if handle is not None:
             return ["@", handle]
         mirror = self._register(self.new_handle(), value, shape)
-        mirror.settle()
-        header = [self.encode(item, depth + 1) for item in shape.header(value)]
-        return ["y", shape.name, mirror.handle, header, *(self.items(part, depth + 1) for part in mirror.held)]
+        mirror.held = held = shape.parts(value)
+        header = [] if shape.header is None else [self.encode(item, depth + 1) for item in shape.header(value)]
+        return ["y", shape.name, mirror.handle, header, *[self.items(part, depth + 1) for part in held]]
 
     def _register(self, handle: int, value: Any, shape: Shape) -> Mirror:
         mirror = self._mirrors[handle] = Mirror(handle, value, shape)
@@ -325,8 +343,10 @@ class Codec:
         return mirror.value
 
     def _fill(self, mirror: Mirror, parts: list[Any], depth: int) -> None:
-        mirror.shape.fill(mirror.value, *(self.values(part, depth) for part in parts))
-        mirror.settle()
+        shape, value = mirror.shape, mirror.value
+        held = tuple([self.values(part, depth) for part in parts])
+        shape.fill(value, *held)
+        mirror.held = held if shape.exact else shape.parts(value)
 
     def _mirror(self, handle: Any) -> Mirror:
         mirror = self._mirrors.get(handle) if type(handle) is int else None
@@ -338,10 +358,12 @@ class Codec:
 
     def changes(self) -> list[Any]:
         """What changed here since the last message, for the other side to `apply`."""
-        changed = [mirror for mirror in list(self._mirrors.values()) if mirror.changed()]
+        changed = [
+            mirror for mirror in list(self._mirrors.values()) if not mirror.shape.same(mirror.value, mirror.held)
+        ]
         for mirror in changed:
-            mirror.settle()
-        return [[mirror.handle, *(self.items(part, 1) for part in mirror.held)] for mirror in changed]
+            mirror.held = mirror.shape.parts(mirror.value)
+        return [[mirror.handle, *[self.items(part, 1) for part in mirror.held]] for mirror in changed]
 
     def apply(self, changes: Any) -> None:
         """Make the changes that the other side made."""
