@@ -129,10 +129,10 @@ class PipelineSeed(Base):
     chosen: Mapped[bool] = mapped_column(default=False)
 
 
-def _usable(table: str, parent_id: str) -> Index:
+def _usable(table: str, parent_id: str, *more: str) -> Index:
     """An index that holds all that the stage below asks of a row: counting 10^5 parents then reads no text."""
     readable = text("error IS NULL")
-    columns = ("recipe_id", parent_id, "sample_index", "id")
+    columns = ("recipe_id", parent_id, "sample_index", "id", *more)
     return Index(f"ix_{table}_usable", *columns, sqlite_where=readable, postgresql_where=readable)
 
 
@@ -195,6 +195,7 @@ class Response(_Generated, Base):
     __tablename__ = "responses"
     __table_args__ = (
         UniqueConstraint("recipe_id", "instruction_id", "sample_index"),
+        _usable("responses", "instruction_id", "program_key"),
         Index(None, "recipe_id", "program_key"),  # in one order with executions: what was not run is found in one pass
     )
     instruction_id: Mapped[str] = mapped_column(ForeignKey("instructions.id"), index=True)

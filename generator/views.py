@@ -6,30 +6,46 @@ a test compares those with these.
 
 from __future__ import annotations
 
+# CROSS JOIN is SQLite's word for "in this order": from the seeds down, each step along an index that holds all it asks.
+# Left to choose, it begins with the rows and looks up the whole chain of each. To PostgreSQL it is a join as any other.
 PIPELINE_CONCEPTS = """
 SELECT p.name AS pipeline, c.id AS concepts_id, c.seed_id, c.error
 FROM pipelines p
-JOIN pipeline_seeds s ON s.pipeline = p.name AND s.chosen
-JOIN concepts c ON c.recipe_id = p.concepts_recipe_id AND c.seed_id = s.seed_id
-    AND c.sample_index < p.concepts_samples
-WHERE p.judge_recipe_id IS NULL OR EXISTS (SELECT 1 FROM opinions o
-    WHERE o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0 AND o.worth)
+CROSS JOIN pipeline_seeds s
+CROSS JOIN concepts c
+WHERE s.pipeline = p.name AND s.chosen
+    AND (p.judge_recipe_id IS NULL OR EXISTS (SELECT 1 FROM opinions o
+        WHERE o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0 AND o.worth))
+    AND c.recipe_id = p.concepts_recipe_id AND c.seed_id = s.seed_id AND c.sample_index < p.concepts_samples
 """
 
 PIPELINE_INSTRUCTIONS = """
 SELECT p.name AS pipeline, i.id AS instruction_id, i.concepts_id, c.seed_id, i.error
 FROM pipelines p
-JOIN pipeline_concepts c ON c.pipeline = p.name AND c.error IS NULL
-JOIN instructions i ON i.recipe_id = p.instructions_recipe_id AND i.concepts_id = c.concepts_id
+CROSS JOIN pipeline_concepts c
+CROSS JOIN instructions i
+WHERE c.pipeline = p.name AND c.error IS NULL
+    AND i.recipe_id = p.instructions_recipe_id AND i.concepts_id = c.concepts_id
     AND i.sample_index < p.instructions_samples
 """
 
 PIPELINE_RESPONSES = """
 SELECT p.name AS pipeline, r.id AS response_id, r.instruction_id, i.concepts_id, i.seed_id, r.program_key, r.error
 FROM pipelines p
-JOIN pipeline_instructions i ON i.pipeline = p.name AND i.error IS NULL
-JOIN responses r ON r.recipe_id = p.responses_recipe_id AND r.instruction_id = i.instruction_id
+CROSS JOIN pipeline_instructions i
+CROSS JOIN responses r
+WHERE i.pipeline = p.name AND i.error IS NULL
+    AND r.recipe_id = p.responses_recipe_id AND r.instruction_id = i.instruction_id
     AND r.sample_index < p.responses_samples
+"""
+
+VERDICTS = """
+SELECT r.pipeline, e.verdict, count(*) AS responses
+FROM pipelines p
+CROSS JOIN pipeline_responses r
+LEFT JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
+WHERE r.pipeline = p.name AND r.error IS NULL
+GROUP BY r.pipeline, e.verdict
 """
 
 LINEAGE = """
@@ -95,17 +111,15 @@ UNION ALL SELECT p.name, 8, 'instructions read',
     (SELECT count(*) FROM pipeline_instructions i WHERE i.pipeline = p.name AND i.error IS NULL) FROM pipelines p
 UNION ALL SELECT p.name, 9, 'responses drawn',
     (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name) FROM pipelines p
-UNION ALL SELECT p.name, 10, 'responses read',
-    (SELECT count(*) FROM pipeline_responses r WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 11, 'responses executed',
-    (SELECT count(*) FROM pipeline_responses r
-     JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
-     WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
-UNION ALL SELECT p.name, 12, 'responses passed',
-    (SELECT count(*) FROM pipeline_responses r
-     JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
-         AND e.verdict = 'PASSED'
-     WHERE r.pipeline = p.name AND r.error IS NULL) FROM pipelines p
+UNION ALL SELECT c.pipeline, n.step, n.stage,
+    CASE n.step WHEN 10 THEN c.responses_read WHEN 11 THEN c.executed ELSE c.passed END
+FROM (SELECT v.pipeline, CAST(sum(v.responses) AS BIGINT) AS responses_read,
+        CAST(sum(CASE WHEN v.verdict IS NULL THEN 0 ELSE v.responses END) AS BIGINT) AS executed,
+        CAST(sum(CASE WHEN v.verdict = 'PASSED' THEN v.responses ELSE 0 END) AS BIGINT) AS passed
+    FROM (SELECT pipeline, verdict, responses FROM verdicts UNION ALL SELECT name, NULL, 0 FROM pipelines) v
+    GROUP BY v.pipeline) c
+CROSS JOIN (SELECT 10 AS step, 'responses read' AS stage UNION ALL SELECT 11, 'responses executed'
+    UNION ALL SELECT 12, 'responses passed') n
 UNION ALL SELECT p.name, 13, 'responses kept by every filter',
     (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
      AND (j.kept OR j.other_id IS NOT NULL)) FROM pipelines p
@@ -166,6 +180,7 @@ VIEWS: tuple[tuple[str, str], ...] = (
     ("pipeline_concepts", PIPELINE_CONCEPTS),
     ("pipeline_instructions", PIPELINE_INSTRUCTIONS),
     ("pipeline_responses", PIPELINE_RESPONSES),
+    ("verdicts", VERDICTS),
     ("lineage", LINEAGE),
     ("accepted_pairs", ACCEPTED_PAIRS),
     ("rejected_pairs", REJECTED_PAIRS),

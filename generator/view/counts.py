@@ -1,4 +1,4 @@
-"""What a pipeline has come to, counted in one pass: the funnel, the verdicts, why pairs were rejected, and when."""
+"""What a pipeline has come to, counted once for all pages: funnel, verdicts, why pairs were rejected, and when."""
 
 from __future__ import annotations
 
@@ -11,31 +11,20 @@ import sqlalchemy as sa
 from generator.store import Database
 from generator.view.sidecar import Counted, stamp
 
-_TOP = (
-    ("seeds found", "SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = :name"),
-    ("seeds chosen", "SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = :name AND s.chosen"),
-)
-_JUDGED = """
-SELECT count(o.id) AS judged, count(CASE WHEN o.worth THEN 1 END) AS kept
-FROM pipelines p
-LEFT JOIN pipeline_seeds s ON s.pipeline = p.name AND s.chosen
-LEFT JOIN opinions o ON o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0
-WHERE p.name = :name AND p.judge_recipe_id IS NOT NULL GROUP BY p.name
-"""
-_DRAWN = "SELECT count(*), count(CASE WHEN error IS NULL THEN 1 END) FROM {view} WHERE pipeline = :name"
+_FUNNEL = "SELECT stage, rows FROM funnel WHERE pipeline = :name ORDER BY step"
 _SPAN = """
 SELECT min(e.created_at), max(e.created_at) FROM executions e
 JOIN pipelines p ON p.name = :name AND e.recipe_id = p.executions_recipe_id
 """
 _GRID = """
-SELECT {time} AS moment, r.error IS NULL AS is_read, e.verdict, j.kept, j.filter, j.reason, count(*) AS responses
+SELECT {time} AS moment, e.verdict, j.kept, j.filter, j.reason, count(*) AS responses
 FROM pipelines p
 JOIN responses r ON r.recipe_id = p.responses_recipe_id AND r.sample_index < p.responses_samples
 LEFT JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
 LEFT JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_id = r.id
 WHERE p.name = :name AND r.instruction_id IN
     (SELECT instruction_id FROM pipeline_instructions WHERE pipeline = :name AND error IS NULL)
-GROUP BY 1, 2, 3, 4, 5, 6
+GROUP BY 1, 2, 3, 4, 5
 """
 # A time as text, cut after so many characters, is a moment of that length in seconds.
 _MOMENTS = ((19, 1), (18, 10), (16, 60), (15, 600), (13, 3600), (10, 86400), (7, 30 * 86400))
@@ -54,12 +43,7 @@ def count(database: Database, name: str) -> Counted:
     is_sqlite = database.engine.dialect.name == "sqlite"
     with database.reading() as session:
         values = {"name": name}
-        funnel = [(stage, session.scalar(sa.text(query), values) or 0) for stage, query in _TOP]
-        for judged, kept in session.execute(sa.text(_JUDGED), values):
-            funnel += [("seeds judged", judged), ("seeds kept by the judge", kept)]
-        for stage in ("concepts", "instructions"):
-            drawn, read = session.execute(sa.text(_DRAWN.format(view=f"pipeline_{stage}")), values).one()
-            funnel += [(f"{stage} drawn", drawn), (f"{stage} read", read)]
+        funnel = [(row.stage, row.rows) for row in session.execute(sa.text(_FUNNEL), values)]
         first, last = (_iso(value) for value in session.execute(sa.text(_SPAN), values).one())
         length, unit_s = _unit(first, last)
         created = "coalesce(e.created_at, r.created_at)"
@@ -68,13 +52,7 @@ def count(database: Database, name: str) -> Counted:
     verdicts: Counter[str] = Counter()
     rejections: Counter[tuple[str, str]] = Counter()
     moments: dict[str, dict[str, Counter[str]]] = {}
-    steps: Counter[str] = Counter()
     for row in grid:
-        steps["responses drawn"] += row.responses
-        steps["responses read"] += row.responses if row.is_read else 0
-        steps["responses executed"] += row.responses if row.verdict else 0
-        steps["responses passed"] += row.responses if row.verdict == "PASSED" else 0
-        steps["pairs accepted"] += row.responses if row.kept else 0
         verdicts[row.verdict or "not run"] += row.responses
         moment = moments.setdefault(row.moment, {"verdicts": Counter(), "filters": Counter()})
         moment["verdicts"][row.verdict or "not run"] += row.responses
@@ -82,9 +60,8 @@ def count(database: Database, name: str) -> Counted:
             moment["filters"]["accepted" if row.kept else f"rejected by {row.filter}"] += row.responses
             if not row.kept:
                 rejections[row.filter, row.reason] += row.responses
-    in_order = ("responses drawn", "responses read", "responses executed", "responses passed", "pairs accepted")
     counts: dict[str, Any] = {
-        "funnel": funnel + [(stage, steps[stage]) for stage in in_order],
+        "funnel": funnel,
         "verdicts": verdicts.most_common(),
         "rejections": [[*key, responses] for key, responses in rejections.most_common(_MOST_REASONS)],
         "reasons": len(rejections),

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
+from generator import models
 from generator.pipeline import build
 from generator.progress import Silent
 from generator.recipe import Recipe
 from generator.store import Database
+from generator.view.counts import count
 from selfalign import main
 from tests.fakes import FakeSandbox
 from tests.generator.model_server import ModelServer, serve_model
@@ -136,17 +139,39 @@ def test_status_tells_the_funnel(run: Run, built: Recipe) -> None:
     assert "pairs accepted" in run("status").stdout
 
 
-@pytest.mark.parametrize("limit", [0, 2])
-def test_status_and_the_view_funnel_agree(run: Run, built: Recipe, database: Database, limit: int) -> None:
-    """Whether the pipeline has all rows of its recipes, or only some of them."""
-    fewer = dataclasses.replace(built, seeds=dataclasses.replace(built.seeds, limit=limit))
-    asyncio.run(build(fewer, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+def test_status_the_viewer_and_the_view_funnel_count_what_belongs(run: Run, built: Recipe, database: Database) -> None:
+    """Not the rows of seeds that are left out, of samples that are not wanted, of answers that cannot be read."""
+    with database.writing() as session:
+        left_out, first, second, third, _ = session.scalars(
+            sa.select(models.PipelineSeed).order_by(models.PipelineSeed.seed_id)
+        )
+        left_out.chosen = False
+        session.get_one(models.Pipeline, "small").responses_samples = 2
+        of_seed = sa.select(models.Response).join(models.Instruction).join(models.Concepts)
+        unread, unrun, failed = (
+            session.scalars(
+                of_seed.where(models.Concepts.seed_id == seed.seed_id, models.Response.sample_index == 1)
+            ).one()
+            for seed in (first, second, third)
+        )
+        execution = models.Execution
+        session.execute(sa.delete(execution).where(execution.program_key == unrun.program_key))
+        session.execute(
+            sa.update(execution).where(execution.program_key == failed.program_key).values(verdict="FAILED")
+        )
+        unread.error, unread.program_key = "no part Tests", None
+        session.add(models.Pipeline(name="empty", parameters={}))
     told = json.loads(run("status", "--json").stdout)["pipelines"]["small"]
-    query = "SELECT stage, rows FROM funnel WHERE pipeline = 'small' ORDER BY step"
+    query = "SELECT stage, rows FROM funnel WHERE pipeline = '{}' ORDER BY step"
 
-    assert told["funnel"] == json.loads(run("db", "query", query, "--json").stdout)
-    assert told["verdicts"] == [{"verdict": "PASSED", "responses": 3 * (limit or 5)}]
-    assert sum(row["responses"] for row in told["rejections"]) == 2 * (limit or 5)
+    assert [row["rows"] for row in told["funnel"]] == [5, 4, 4, 4, 4, 4, 8, 7, 6, 5, 15, 5]
+    assert told["funnel"] == json.loads(run("db", "query", query.format("small"), "--json").stdout)
+    assert told["funnel"] == [
+        {"stage": stage, "rows": rows} for stage, rows in count(database, "small").counts["funnel"]
+    ]
+    assert told["verdicts"] == [{"verdict": "PASSED", "responses": 5}, {"verdict": "FAILED", "responses": 1}]
+    nothing = json.loads(run("db", "query", query.format("empty"), "--json").stdout)
+    assert [(row["stage"], row["rows"]) for row in nothing] == [(row["stage"], 0) for row in told["funnel"]]
 
 
 def test_show_tells_a_responses_whole_story(run: Run, built: Recipe) -> None:
