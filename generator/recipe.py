@@ -27,6 +27,7 @@ class DatabaseSettings:
     """Where rows live; any SQLAlchemy URL of SQLite or PostgreSQL."""
 
     url: str = "sqlite:///runs/selfalign.db"
+    """As SQLAlchemy spells it: `sqlite:///FILE`, `postgresql+psycopg://USER@HOST/NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,15 @@ class SeedColumns:
     """What a table calls its columns; empty: the usual names are tried, see `generator.seeds.tables`."""
 
     code: str = ""
+    """The source text."""
     licence: str = ""
+    """SPDX expression."""
     origin: str = ""
+    """Repository or package that the code is from."""
     version: str = ""
+    """Its version or commit."""
     path: str = ""
+    """File within the origin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class SeedSettings:
     """Which functions the model reads."""
 
     source: Literal["packages", "folder", "jsonl", "parquet", "hub"] = "packages"
+    """Where code is read: installed packages, a source tree, files of rows, a data set of the hub."""
     packages: tuple[str, ...] = ()
     """Installed distributions to read; empty: every one found under `path`."""
     path: str = ""
@@ -83,10 +90,15 @@ class ModelSettings:
     """Which model writes, and through which engine it is reached."""
 
     name: str
+    """As the server or the hub calls it."""
     revision: str = ""
+    """Branch, tag or commit; part of the key of every row that the model writes."""
     engine: Literal["openai", "vllm", "transformers", "recorded"] = "openai"
+    """A server that speaks OpenAI's interface, vLLM or transformers in this process, or stored completions."""
     mode: Literal["completion", "chat"] = "completion"
+    """A base model continues a text, an instruct model answers in its chat template."""
     base_url: str = "http://localhost:8000/v1"
+    """Of the server, for the engine `openai`."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; never the key itself."""
     recording: str = ""
@@ -94,6 +106,7 @@ class ModelSettings:
     path: str = ""
     """Local folder for the engines `transformers` and `vllm`; empty: `name` is loaded from the hub."""
     concurrency: int = 32
+    """Requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +114,15 @@ class StageSettings:
     """One generation stage. The defaults are the original's: T 0.7, 1536 tokens."""
 
     fewshots: int
+    """Worked examples in the prompt."""
     samples: int = 1
+    """Answers drawn for each input."""
     temperature: float = 0.7
+    """Of sampling; 0 takes the likeliest token."""
     top_p: float = 1.0
+    """Nucleus sampling: the likeliest tokens that together have this probability."""
     max_tokens: int = 1536
+    """Longest answer."""
 
     def __post_init__(self) -> None:
         """Refuse what no stage can do."""
@@ -134,6 +152,7 @@ class SandboxSettings:
     """Where candidates run: "embedded" starts a server for the build; else gRPC addresses, with commas between."""
 
     address: str = "embedded"
+    """`"embedded"`, `host:port` or `unix:/path`; several with commas between."""
     token_env: str = "SELFALIGN_TOKEN"  # noqa: S105  # a name
     """Environment variable that holds the servers' token, if they want one; never the token itself."""
     tls: bool = False
@@ -145,11 +164,13 @@ class SandboxSettings:
     key: str = ""
     """File of the certificate's key."""
     runtime: str = "python"
+    """Name of the runtime that candidates need; the servers must offer it."""
     concurrency: int = 0
     """Runs in flight; 0 means twice the server's slots."""
     patience_s: float = 120.0
     """How long a build waits for a sandbox that is overloaded or away before it stops."""
     limits: LimitsRequest = LimitsRequest()
+    """Of each program."""
 
     def credentials(self) -> Credentials:
         """How the servers are convinced, and checked."""
@@ -169,6 +190,7 @@ class SelectionSettings:
     agreement: bool = False
     """Run each answer with the tests of the instruction's other samples, and prefer those that most agree with."""
     min_agreement: float = 0.0
+    """Share of the other samples' tests that an answer must pass; needs `agreement`."""
     mutants: int = 0
     """At most this many faults are put into each answer, for its tests to notice; its functions are emptied, too."""
     min_mutation_score: float = 0.0
@@ -232,15 +254,20 @@ class Recipe:
     """The whole file."""
 
     name: str
+    """Of the pipeline in the database, and of its snapshots unless `[dataset]` says otherwise."""
     model: ModelSettings
     seed: int = 3407
+    """Of sampling and of training; another seed makes other rows."""
     database: DatabaseSettings = DatabaseSettings()
     seeds: SeedSettings = SeedSettings()
     judge: JudgeSettings | None = None
     """The table `[judge]`, even an empty one, has the model judge seeds; without it none is asked about."""
     concepts: StageSettings = StageSettings(fewshots=8)
+    """From a seed, the concepts it shows."""
     instructions: StageSettings = StageSettings(fewshots=8)
+    """From concepts, a task."""
     responses: StageSettings = StageSettings(fewshots=1, samples=10)
+    """To a task, answers with tests of their own."""
     sandbox: SandboxSettings = SandboxSettings()
     selection: SelectionSettings = SelectionSettings()
     dataset: DatasetSettings = DatasetSettings()

@@ -25,7 +25,13 @@ ENVIRONMENT_PREFIX = "SELFALIGN_SANDBOX_"
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """Transport security. With `client_ca`, only clients with a certificate of that authority are let in (mTLS)."""
+    """Transport security.
+
+    Args:
+        certificate: file of the server's certificate, with its chain.
+        key: file of the certificate's key.
+        client_ca: only clients with a certificate of this authority are let in (mTLS).
+    """
 
     certificate: Path
     key: Path

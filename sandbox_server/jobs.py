@@ -44,7 +44,18 @@ class Judge(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one run; units in the names. A `Limits` inside a sandbox is always complete."""
+    """Limits of one run; units in the names. A `Limits` inside a sandbox is always complete.
+
+    Attributes:
+        wall_time_ms: backstop for programs that sleep or block.
+        cpu_time_ms: user and system time of the whole process tree; decides for programs that compute.
+        memory_bytes: of the whole process tree, files in the working directory included.
+        processes: processes and threads.
+        open_files: descriptors of each process.
+        file_size_bytes: largest single file.
+        disk_bytes: all files together.
+        output_bytes: each of stdout and stderr.
+    """
 
     wall_time_ms: int
     cpu_time_ms: int

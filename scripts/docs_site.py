@@ -3,7 +3,8 @@
 python scripts/docs_site.py
 
 The site's pages lie as they do in the repository, so that links are the same in both; README.md is the first page. The
-reference is made from the code: the commands' help, the wire contract, the recipes.
+reference is made from the code: the commands' help, the wire contract, the recipes; docs/config.md and the tables in
+docs/sql.md are checked in, and tests hold them to the code.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ FIRST = (
     ("Everybody: look at the data", "viewing.md"),
 )
 """Where each kind of user begins."""
+REFERENCE = "config.md"
+"""Written by scripts/config_reference.py."""
 
 
 def main() -> None:
@@ -89,10 +92,14 @@ def main() -> None:
 def navigation(reference: list[str]) -> str:
     """Every page once: users' first pages, the rest of docs/, the reference, the decisions."""
     named = [f"      - '{title}': docs/{name}" for title, name in FIRST if (SOURCE / "docs" / name).exists()]
-    first = {name for _, name in FIRST}
+    first = {name for _, name in FIRST} | {REFERENCE}
     others = [path for path in sorted((SOURCE / "docs").glob("*.md")) if path.name not in first]
     lines = [*named, "  - More:", *(f"      - docs/{path.name}" for path in others)]
-    lines += ["  - Reference:", *(f"      - reference/{_slug(title)}.md" for title in reference)]
+    lines += [
+        "  - Reference:",
+        f"      - docs/{REFERENCE}",
+        *(f"      - reference/{_slug(title)}.md" for title in reference),
+    ]
     lines += ["  - Decisions:", "      - docs/decisions/README.md"]
     decisions = sorted((SOURCE / "docs/decisions").glob("0*.md"))
     lines += [f"      - docs/decisions/{path.name}" for path in decisions]

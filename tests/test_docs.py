@@ -79,3 +79,22 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """A relative link names a file that is there."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
+
+
+def test_the_settings_reference_is_that_of_the_classes() -> None:
+    """`python scripts/config_reference.py --write` was run after the last key came, went or changed."""
+    printed = subprocess.run(
+        [sys.executable, "scripts/config_reference.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed == (ROOT / "docs/config.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_is_explained() -> None:
+    """Each row of the settings reference has a key, a type and a meaning; the three files' tables are all there."""
+    text = (ROOT / "docs/config.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in text.splitlines() if line[:3] == "| `"]
+
+    assert len(rows) > 120
+    assert [cells[0] for cells in rows if len(cells) != 4 or not (cells[1] and cells[3])] == []
+    assert {"### [seeds]", "### [train.model]", "### [evaluate]", "### [tls]"} <= set(text.splitlines())

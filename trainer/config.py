@@ -20,6 +20,7 @@ class ModelSettings:
     """The model to start from: a checkpoint, or a new Llama-type one with a tokenizer learned from the pairs."""
 
     kind: Literal["pretrained", "new"]
+    """pretrained: a checkpoint; new: weights drawn at random, a tokenizer learned from the pairs."""
     path: str = ""
     """pretrained: a local folder or a hub name."""
     revision: str = ""
@@ -27,8 +28,11 @@ class ModelSettings:
     vocabulary: int = 4096
     """new: size of the byte-level BPE, special tokens included; fewer when the pairs hold no more merges."""
     hidden_size: int = 256
+    """new: width of the model."""
     layers: int = 4
+    """new: transformer blocks."""
     heads: int = 4
+    """new: attention heads."""
     kv_heads: int = 0
     """new: key and value heads; 0 means as many as `heads`."""
     intermediate_size: int = 0
@@ -67,7 +71,9 @@ class LoraSettings:
     """Low-rank adapters instead of all weights (Hu et al., 2021), through peft."""
 
     rank: int = 16
+    """Of the adapters' matrices."""
     alpha: float = 32.0
+    """The adapters' output is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = ()
     """Names of modules; empty: every linear layer but the head."""
     base_bits: Literal[4, 8, 16] = 16
@@ -88,6 +94,7 @@ class TrainSettings:
     seed: int | None = None
     """Absent: the recipe's seed."""
     epochs: float = 4.0
+    """Passes over the snapshot; a fraction ends within one."""
     max_steps: int = 0
     """Stop after so many optimizer steps; 0: when the epochs are over."""
     batch_size: int = 64
@@ -97,14 +104,19 @@ class TrainSettings:
     overlong: Literal["drop", "truncate"] = "drop"
     """A longer example is left out, or its response is cut and EOS kept; both are counted."""
     packing: bool = True
+    """Several examples in one forward pass, which do not see each other."""
     pack_tokens: int = 0
     """Tokens in one forward pass when packing; 0: `max_tokens`."""
     learning_rate: float = 1e-5
+    """Highest, after the warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    """Adafactor keeps row and column statistics instead of two numbers a weight."""
     weight_decay: float = 0.0
+    """Decoupled from the gradient."""
     max_grad_norm: float = 0.0
     """Gradients are clipped to this norm; 0: never."""
     precision: Literal["bf16", "bf16-mixed", "fp32"] = "bf16"
@@ -114,8 +126,11 @@ class TrainSettings:
     evaluation_fraction: float = 0.0
     """Share of instructions that is held out, chosen by their hash."""
     lora: LoraSettings | None = None
+    """The table `[train.lora]`, even an empty one, trains adapters; without it all weights are trained."""
     gradient_checkpointing: bool = field(default=False, metadata=OPERATIONAL)
+    """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
     compile: bool = field(default=False, metadata=OPERATIONAL)
+    """`torch.compile`: wants a C++ compiler, and triton on a GPU."""
     cross_entropy: Literal["auto", "chunked", "plain", "liger"] = field(default="auto", metadata=OPERATIONAL)
     """chunked: ours, see `trainer.loss`; liger: liger-kernel's fused one, on a GPU; auto: chunked where it can be."""
     attention: Literal["auto", "varlen", "sdpa", "eager", "flash_attention_2", "flex_attention"] = field(
@@ -128,6 +143,7 @@ class TrainSettings:
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
     """Older checkpoints are deleted; 0 keeps all."""
     log_steps: int = field(default=1, metadata=OPERATIONAL)
+    """Optimizer steps between records of loss and speed."""
     workers: int = field(default=0, metadata=OPERATIONAL)
     """Processes that read ahead; 0: the training process reads."""
     report_to: tuple[str, ...] = field(default=("auto",), metadata=OPERATIONAL)

@@ -26,6 +26,7 @@ class EvaluateSettings:
     """What `selfalign eval --recipe` scores after a training."""
 
     benchmark: BenchmarkName = "humaneval"
+    """Which problems."""
     data: str = ""
     """File or folder; empty: the usual places."""
     limit: int = 0
@@ -33,7 +34,9 @@ class EvaluateSettings:
     samples: int = 1
     """Of each problem; more than one needs a temperature."""
     temperature: float = 0.0
+    """0: greedy."""
     max_tokens: int = 512
+    """Longest answer."""
     check_ruler: bool = True
     """Score the benchmark's own solutions first: anything but all of them right means that no score can be trusted."""
 
