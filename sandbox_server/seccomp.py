@@ -30,6 +30,7 @@ _UNIX, _INET, _INET6 = 1, 2, 10
 _STREAM, _DGRAM = 1, 2
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _SHRINK_PIPE, _NOTIFY = 1031, 1026  # F_SETPIPE_SZ, F_NOTIFY
+_SOL_IPV6, _FLOWLABEL_MGR = 41, 32
 
 
 class _Instruction(NamedTuple):
@@ -47,6 +48,7 @@ class _Machine:
     ignored: dict[str, int]  # answered with success: they would have the host write all that it has to write
     socket: int
     socketpair: int
+    setsockopt: int
     clone: int
     ioctl: int
     fcntl: int
@@ -95,7 +97,7 @@ _MACHINES = {
             "io_setup": 206,
         },
         ignored={"sync": 162, "syncfs": 306},
-        socket=41, socketpair=53, clone=56, ioctl=16, fcntl=72, prctl=157, personality=135,
+        socket=41, socketpair=53, setsockopt=54, clone=56, ioctl=16, fcntl=72, prctl=157, personality=135,
     ),
     "aarch64": _Machine(
         audit=0xC00000B7,
@@ -114,7 +116,7 @@ _MACHINES = {
             "inotify_add_watch": 27, "io_setup": 0,
         },
         ignored={"sync": 81, "syncfs": 267},
-        socket=198, socketpair=199, clone=220, ioctl=29, fcntl=25, prctl=167, personality=92,
+        socket=198, socketpair=199, setsockopt=208, clone=220, ioctl=29, fcntl=25, prctl=167, personality=92,
     ),
 }  # fmt: skip
 
@@ -165,6 +167,15 @@ def candidate_filter() -> bytes:
     ]
     actions[here.socket] = sockets
     actions[here.socketpair] = _unless_equal(0, (_UNIX,), _ERRNO | errno.EAFNOSUPPORT)
+    # A label stays for a minute after its program, with an address in it: a letter to the slot's next one.
+    actions[here.setsockopt] = [
+        _load(_argument(1)),
+        _Instruction(_JUMP_EQUAL, 0, 3, _SOL_IPV6),
+        _load(_argument(2)),
+        _Instruction(_JUMP_EQUAL, 0, 1, _FLOWLABEL_MGR),
+        _return(_ERRNO | errno.EPERM),
+        _return(_ALLOW),
+    ]
     program = [
         _load(_ARCH),
         _Instruction(_JUMP_EQUAL, 1, 0, here.audit),

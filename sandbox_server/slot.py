@@ -52,6 +52,7 @@ class Evidence:
     cpu_limit_reached: bool = False
     disk_full: bool = False
     slot_lost: bool = False
+    slot_spent: bool = False  # the run is sound, but something of it is left in the jail
     counted: bool = True  # by a control group; else nobody counts forks that the kernel refused
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
@@ -184,7 +185,7 @@ class Slot:
             run.send(self._jobs, request, stdin, collect, link)
             self._begun += 1
             evidence = await run.finish()
-            self.healthy = self.healthy and not evidence.slot_lost
+            self.healthy = self.healthy and not (evidence.slot_lost or evidence.slot_spent)
             return evidence
         except (Unavailable, Broken, OSError) as error:
             self.healthy = False
@@ -381,7 +382,9 @@ class _Run:
             else:
                 self._done.set_exception(Unavailable("the slot was lost; it is replaced, try again"))
             return
-        evidence.status, ended_ns, cpu, largest, evidence.disk_full = DONE.unpack(message)
+        evidence.status, ended_ns, cpu, largest, evidence.disk_full, evidence.slot_spent = DONE.unpack(message)
+        if evidence.slot_spent:
+            _logger.warning("a program's sockets stayed in the kernel after its end; the slot is replaced")
         evidence.wall_time_ms = (ended_ns - self._started_ns) / 1e6
         evidence.cpu_time_ms = cpu / 1e6
         evidence.peak_memory_bytes = largest * 1024

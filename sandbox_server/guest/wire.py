@@ -25,8 +25,8 @@ ORDER = struct.Struct("<cQ")
 KILL, COLLECT = b"K", b"C"
 HAS_STDIN, HAS_LINK = 1, 2
 # What the zygote tells of its end: wait status, when it was seen (CLOCK_MONOTONIC, ns), CPU time ns of what was waited
-# for, largest resident set KiB, whether the program's tmpfs is full.
-DONE = struct.Struct("<iQQQ?")
+# for, largest resident set KiB, whether the program's tmpfs is full, whether a socket of it is left that will not go.
+DONE = struct.Struct("<iQQQ??")
 
 
 def pack(header: dict[str, Any], blobs: list[bytes]) -> bytes:

@@ -23,7 +23,7 @@ import traceback
 import typing
 from collections.abc import Callable
 
-from . import candidate, hide, kernel, uncalled, visible, wire, world
+from . import candidate, hide, kernel, sockets, uncalled, visible, wire, world
 
 _MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
@@ -71,6 +71,7 @@ class Zygote:
         self._begun = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._number = 0
         self._to_collect: list[int] = []  # the request's descriptor, and where the files go
+        self._sockets = sockets.Sockets()
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         hello = {"python": ".".join(map(str, sys.version_info[:3])), "build": sys.version}
@@ -129,7 +130,9 @@ class Zygote:
         if self._to_collect:
             self._collect(box)
         os.close(box)
-        self._control.send(wire.DONE.pack(status, ended, cpu, usage.ru_maxrss, full))
+        # A jail for one program takes its sockets along.
+        stuck = self._nested and not self._sockets.are_gone()
+        self._control.send(wire.DONE.pack(status, ended, cpu, usage.ru_maxrss, full, stuck))
 
     def _be_program(self, box: int) -> None:
         """Wait in a world of our own for a program, and become it."""

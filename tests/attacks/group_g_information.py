@@ -116,22 +116,20 @@ attempt("interrupts", lambda: open("/proc/sysrq-trigger", "w"))
         "sockets_of_the_host",
         KIT
         + """
-import socket, time
-for _ in range(40):  # the kernel collects sockets that an earlier program sent over each other when another is closed
-    for end in socket.socketpair():
-        end.close()
-    text = "".join(read("/proc/" + folder + name) for folder in ("net/", "self/net/", "thread-self/net/") for name in
-                   ("unix", "tcp", "tcp6", "udp", "udp6", "raw", "route", "arp", "netlink", "packet"))
-    rows = [line for line in text.splitlines() if line.strip() and line.split()[0].rstrip(":").isdigit()]
-    if not rows:
-        break
-    time.sleep(0.05)
-print(f"abstract={'@ABSTRACT@' in text}")
-print(f"port={format(@TCP_PORT@, '04X') in text}")
-print(f"any={bool(rows)}")
+rows = []
+for folder in ("net/", "self/net/", "thread-self/net/"):
+    for name in ("unix", "tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6", "packet", "route",
+                 "arp", "netlink"):
+        lines = read("/proc/" + folder + name).splitlines()[1:]
+        if name == "netlink":  # the kernel's own, which every network namespace has, are bound to port 0
+            lines = [line for line in lines if line.split()[2] != "0"]
+        rows += [line for line in lines if line.strip()]
+print(f"looked={len(read('/proc/self/net/unix').splitlines()) == 1}")
+print(f"rows={rows}")
+print(f"used={read('/proc/self/net/sockstat').splitlines()[0]}")
 """,
         Verdict.EXITED,
-        (found(abstract="False", port="False", any="False"),),
+        (found(looked="True", rows="[]", used="sockets: used 0"),),
     ),
     Attack(
         "control_group",

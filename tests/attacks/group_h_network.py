@@ -6,6 +6,13 @@ from sandbox_server.jobs import Verdict
 from tests.attacks.attack import KIT, Attack, found
 
 _NET = KIT + "import socket\nsocket.setdefaulttimeout(2)\n"
+# `ring` leaves sockets that the kernel must look for to see that nobody has them any more.
+_RING = """\
+import socket
+def ring(*held):
+    ends = socket.socketpair()
+    socket.send_fds(ends[0], [b"x"], [end.fileno() for end in (*ends, *held)])
+"""
 _UNREACHABLE = ("ENETUNREACH", "EHOSTUNREACH", "ECONNREFUSED", "EADDRNOTAVAIL", "EPERM", "EACCES", "EAFNOSUPPORT")
 _NO_FAMILY = ("EAFNOSUPPORT", "EPERM", "EACCES", "EPROTONOSUPPORT")
 
@@ -85,6 +92,85 @@ if os.fork() == 0:
     os.setsid()
     time.sleep(60)
 """,
+    ),
+    Attack(
+        "sockets_in_a_ring_of_the_run_before",  # sent over each other, they hold each other after all processes are dead
+        _NET
+        + """
+print(f"used={read('/proc/self/net/sockstat').splitlines()[0]}")
+print(f"rows={read('/proc/self/net/unix').splitlines()[1:]}")
+attempt("stream", lambda: socket.socket(socket.AF_UNIX).connect("\\0@NAME@"))
+attempt("datagram", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", "\\0@NAME@-datagram"))
+attempt("again", lambda: socket.socket(socket.AF_UNIX).bind("\\0@NAME@"))
+attempt("port", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).bind(("0.0.0.0", 4242)))
+""",
+        Verdict.EXITED,
+        (
+            found(
+                used="sockets: used 0",
+                rows="[]",
+                stream="ECONNREFUSED",
+                datagram="ECONNREFUSED",
+                again="None",
+                port="None",
+            ),
+        ),
+        first=_RING
+        + """
+listener, datagram, port = (socket.socket(*kind) for kind in ((1, 1), (1, 2), (2, 2)))
+listener.bind("\\0@NAME@")
+listener.listen()
+datagram.bind("\\0@NAME@-datagram")
+port.bind(("0.0.0.0", 4242))
+ring(listener, datagram, port)
+""",
+    ),
+    Attack(
+        "ring_left_by_a_killed_program",
+        _NET
+        + """
+print(f"used={read('/proc/self/net/sockstat').splitlines()[0]}")
+attempt("left", lambda: socket.socket(socket.AF_UNIX).connect("\\0@NAME@"))
+""",
+        Verdict.EXITED,
+        (found(used="sockets: used 0", left="ECONNREFUSED"),),
+        first=_RING
+        + """
+import os, signal
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\\0@NAME@")
+listener.listen()
+for _ in range(20):
+    ring(listener, *socket.socketpair())
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+    ),
+    Attack(
+        "memory_in_a_ring_of_the_run_before",  # what it holds is no longer this slot's
+        "held = bytearray(90 << 20)\nfor at in range(0, len(held), 4096): held[at] = 1\nprint(f'held={len(held) >> 20}')",
+        Verdict.EXITED,
+        (found(held="90"),),
+        first=_RING
+        + """
+import os
+memory = os.memfd_create("left")
+for _ in range(80):
+    os.write(memory, bytes(1 << 20))
+inner = socket.socketpair()
+socket.send_fds(inner[0], [b"x"], [memory])
+ring(*inner)
+""",
+    ),
+    Attack(
+        "labels_of_flows",  # they would stay for a minute after their program
+        _NET
+        + """
+import struct
+label = socket.inet_pton(socket.AF_INET6, "fd00::1") + struct.pack("!I", 0x12345) + struct.pack("=BBHHHI", 0, 255, 1, 60, 60, 0)
+attempt("label", lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).setsockopt(41, 32, label))
+""",
+        Verdict.EXITED,
+        (found(label=("EPERM", *_NO_FAMILY)),),
     ),
     Attack(
         "families",

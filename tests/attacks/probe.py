@@ -38,7 +38,8 @@ def describe():
         "descriptors open": len(listing("/proc/self/fd")),
         "ids": [os.getresuid(), os.getresgid(), os.getgroups(), os.umask(0o22)],
         "host": [socket.gethostname(), [line.split(":")[0] for line in lines("/proc/net/dev")[2:]]],
-        "sockets": [len(lines("/proc/net/" + name)) for name in ("unix", "tcp", "tcp6", "udp")],
+        "sockets": [lines("/proc/self/net/sockstat")[:1], [(name, lines("/proc/self/net/" + name)[1:]) for name in
+                    ("unix", "tcp", "tcp6", "udp", "udp6", "raw", "raw6", "packet", "ip6_flowlabel")]],
         "system v": [len(lines("/proc/sysvipc/" + name)) for name in ("shm", "sem", "msg")],
         "status": [line for line in lines("/proc/self/status") if re.match("Cap|NoNew|Secc|Sig(Blk|Ign|Cgt)|Groups", line)],
         "mounts": sorted(line.split(" - ")[0].split(" ", 3)[3] for line in lines("/proc/self/mountinfo")),

@@ -309,6 +309,38 @@ async def test_nothing_survives_a_run(sandbox: Sandbox) -> None:
     assert seen.stdout.decode().splitlines() == ["[] [] [] False False", "False True 0o22", "[]"], seen
 
 
+async def test_sockets_that_hold_each_other_end_with_their_program(sandbox: Sandbox) -> None:
+    """The next one finds neither them, nor their names, nor the memory that was sent along."""
+    leave = (
+        "import os, socket\n"
+        "listener, datagram = socket.socket(1, 1), socket.socket(1, 2)\n"
+        "listener.bind('\\0left')\nlistener.listen()\ndatagram.bind('\\0left-datagram')\n"
+        "memory = os.memfd_create('left')\nos.write(memory, bytes(80 << 20))\n"
+        "inner, outer = socket.socketpair(), socket.socketpair()\n"
+        "socket.send_fds(inner[0], [b'x'], [memory, inner[0].fileno(), inner[1].fileno(), datagram.fileno()])\n"
+        "socket.send_fds(outer[0], [b'x'], [e.fileno() for e in (*outer, inner[0], listener)])\n"
+        "print(open('/proc/self/net/sockstat').readline())\nos._exit(0)\n"
+    )
+    look = (
+        "print(open('/proc/self/net/sockstat').readline().strip(), len(open('/proc/self/net/unix').readlines()))\n"
+        "held = bytearray(80 << 20)\n"
+        "for at in range(0, len(held), 4096): held[at] = 1\n"
+        "import errno, socket\n"
+        "for name, kind in (('left', 1), ('left-datagram', 2)):\n"
+        "    print(errno.errorcode[socket.socket(1, kind).connect_ex('\\0' + name)])\n"
+        "    socket.socket(1, kind).bind('\\0' + name)\n"
+    )
+    before = jails()
+    for _ in range(3):
+        left = await run(sandbox, leave, memory_bytes=128 * MIB)
+        seen = await run(sandbox, look, memory_bytes=128 * MIB)
+
+        assert left.verdict is Verdict.EXITED, left
+        assert seen.verdict is Verdict.EXITED, seen
+        assert seen.stdout.decode().splitlines() == ["sockets: used 0 1", "ECONNREFUSED", "ECONNREFUSED"], seen
+    assert jails() == before
+
+
 async def test_a_program_sees_nothing_of_the_server(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "sesame")
     code = (
@@ -412,6 +444,36 @@ async def test_after_a_refused_run_a_slot_still_kills_what_it_should() -> None:
 
         assert outcome.verdict is Verdict.TIME_LIMIT
         assert len(jails()) == 1
+
+
+def piped(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+async def test_a_slot_in_which_a_socket_stays_is_replaced() -> None:
+    """The run is answered as it was, and no other comes to where something of it may be left."""
+    async with opened() as sandbox:
+        (before,) = jails()
+        (zygote,) = children(before)
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to hold a socket in the jail's network from outside")
+        hold = (
+            "import ctypes, os, socket, sys\n"
+            f"if ctypes.CDLL(None, use_errno=True).setns(os.open('/proc/{zygote}/ns/net', os.O_RDONLY), 0x40000000):\n"
+            "    sys.exit(os.strerror(ctypes.get_errno()))\n"
+            "held = socket.socket()\nprint(flush=True)\nsys.stdin.read()\n"
+        )
+        with piped(hold) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"\n"
+            outcome = await run(sandbox, "print('mine')")
+            after = await sandbox.run(PASSING)
+
+            assert (outcome.verdict, outcome.stdout) == (Verdict.EXITED, b"mine\n")
+            assert after.verdict is Verdict.PASSED
+            assert before not in jails()
+            assert holder.stdin is not None
+            holder.stdin.close()
 
 
 async def test_a_slot_is_renewed_after_its_share_of_runs() -> None:

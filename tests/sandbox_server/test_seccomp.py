@@ -75,6 +75,15 @@ def test_calls_of_the_future_do_not_exist(machine: str) -> None:
         assert ask(machine, number) == refused(errno.ENOSYS)
 
 
+def test_options_of_sockets_are_free_but_for_labels_that_outlive_a_program(machine: str) -> None:
+    setsockopt = seccomp.machine().setsockopt
+    assert ask(machine, setsockopt, 3, 41, 32) == refused(errno.EPERM)
+    high = 1 << 32  # the kernel takes the low half
+    assert ask(machine, setsockopt, 3, high | 41, high | 32) == refused(errno.EPERM)
+    assert ask(machine, setsockopt, 3, 41, 26) == ALLOW
+    assert ask(machine, setsockopt, 3, 1, 32) == ALLOW
+
+
 def test_clone_makes_threads_and_processes_and_no_namespaces(machine: str) -> None:
     clone = seccomp.machine().clone
     assert ask(machine, clone, 0x3D0F00) == ALLOW  # a thread of glibc's
