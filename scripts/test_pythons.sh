@@ -10,16 +10,18 @@ cd "$(dirname "$0")/.."
 mkdir -p .selfalign
 packages=(-e '.[metrics,tracing]' cryptography hypothesis pytest pytest-asyncio pytest-timeout)
 
-find_python() { # find_python 3.12: an interpreter that runs, on PATH or under pyenv
-    if command -v "python$1" > /dev/null && "python$1" -c '' 2> /dev/null; then
-        command -v "python$1"
-    elif command -v pyenv > /dev/null; then
-        local found
-        found=$(pyenv versions --bare | grep -E "^${1//./\\.}\.[0-9]+$" | tail -n 1) || return 1
-        printf '%s/bin/python\n' "$(pyenv prefix "$found")"
-    else
-        return 1
-    fi
+find_python() { # find_python 3.12: an interpreter that runs, on PATH or among pyenv's, the newest first
+    local candidate
+    while read -r candidate; do
+        if "$candidate" -c '' 2> /dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done < <(
+        type -P "python$1" || true
+        printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1".*/bin/python | sort -rV
+    )
+    return 1
 }
 
 for version in ${PYTHONS:-3.12 3.13}; do
