@@ -1,9 +1,11 @@
 """The candidate's side of a fork: take the request, become the program, report."""
 
 import _signal  # type: ignore[import-not-found]
+import contextlib
 import linecache
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from . import BUILTINS, judging, wire
@@ -67,10 +69,17 @@ def rehearse(times: int) -> None:
     """
     code = b"def double(x):\n    '''Twice.'''\n    return [y + y for y in (x,)][0]\n"
     tests = b"def check(candidate):\n    assert candidate(1) == 2\n    assert double(2) in (4,), 'no'\n"
+    with nothing_left():
+        for _ in range(times):
+            _, code, tests, _ = wire.unpack_plain(wire.pack_plain("", code, tests, False))
+            wire.pack(judging.run_program(code.decode(), tests.decode(), False, ""), [])
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """For a rehearsal: what programs leave in the interpreter is gone at its end."""
     modules = dict(sys.modules)
-    for _ in range(times):
-        _, code, tests, _ = wire.unpack_plain(wire.pack_plain("", code, tests, False))
-        wire.pack(judging.run_program(code.decode(), tests.decode(), False, ""), [])
+    yield
     del sys.modules["solution"]
     sys.modules.update(modules)
     linecache.clearcache()

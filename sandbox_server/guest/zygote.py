@@ -53,19 +53,26 @@ def main(control_fd: int, nested: bool, apart: bool, options: list[str]) -> None
     if apart:
         from .separate import side
 
-        become = side.main
+        become, rehearse = side.main, side.rehearse
     else:
-        become = candidate.main
-    Zygote(_socket.socket(fileno=control_fd), nested, become).serve()
+        become, rehearse = candidate.main, candidate.rehearse
+    Zygote(_socket.socket(fileno=control_fd), nested, become, rehearse).serve()
 
 
 class Zygote:
     """One jail's parent of programs."""
 
-    def __init__(self, control: "_socket.socket", nested: bool, become: Callable[[int, int, int], None]) -> None:
+    def __init__(
+        self,
+        control: "_socket.socket",
+        nested: bool,
+        become: Callable[[int, int, int], None],
+        rehearse: Callable[[int], None],
+    ) -> None:
         self._control = control
         self._nested = nested
         self._become = become
+        self._rehearse = rehearse
         self._init = kernel.SleepingInit()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self._begun = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -85,6 +92,8 @@ class Zygote:
     def serve(self) -> None:
         """Run what comes."""
         world.settle()
+        sys.path[:] = [entry for entry in sys.path if entry != "/sandbox"]
+        self._rehearse(_WARM_UPS if self._nested else 1)  # for one program alone it costs more than it saves
         _settle()
         while True:
             self._run()
@@ -250,11 +259,9 @@ def _fill_holes() -> None:
 
 
 def _settle() -> None:
-    """Go once through all that a program's judging does, then leave the interpreter as a fresh one would be found."""
-    sys.path[:] = [entry for entry in sys.path if entry != "/sandbox"]
+    """After the rehearsal, leave the interpreter as a fresh one would be found."""
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
-    candidate.rehearse(_WARM_UPS)
     hide()
     gc.collect()
     _fill_holes()

@@ -33,6 +33,13 @@ _UNSHARED_ATTRIBUTES = {
 _UNSHARED_METHODS = frozenset({"assertLogs", "assertNoLogs", "assertWarns", "assertWarnsRegex"})
 
 
+_TELLING = frozenset({
+    ast.Import, ast.ImportFrom, ast.Global, ast.Name, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef,
+    ast.ExceptHandler, ast.Attribute, ast.Call,
+})  # fmt: skip
+_SILENT = frozenset({ast.Constant, ast.Load, ast.Store, ast.Del, str, int, type(None)})
+
+
 class Fitness:
     """What the text of tests tells.
 
@@ -58,8 +65,17 @@ class Fitness:
         bound_anywhere: set[str] = set()
         for statement in tree.body:
             self._bind(statement)
-        for node in ast.walk(tree):
-            self._look(node, bound_anywhere)
+        # As ast.walk, level by level, but past the thousands of literals that some tests hold.
+        nodes: list[ast.AST] = [tree]
+        for node in nodes:
+            if type(node) in _TELLING:
+                self._look(node, bound_anywhere)
+            for field in node._fields:
+                part = getattr(node, field, None)
+                if type(part) is list:
+                    nodes += [inner for inner in part if type(inner) not in _SILENT]
+                elif isinstance(part, ast.AST) and type(part) not in _SILENT:
+                    nodes.append(part)
         self.classes = {name for name in self.named if name.lstrip("_")[:1].isupper() and not hasattr(builtins, name)}
         self.free = {name for name in self.named if name not in self.bound and name not in bound_anywhere}
         if self._modules >= {"asyncio", "time"}:
@@ -70,7 +86,22 @@ class Fitness:
             self.reason = f"the tests use {what}, which judge and program do not share"
 
     def _look(self, node: ast.AST, bound: set[str]) -> None:
-        match node:
+        match node:  # the most frequent ones first
+            case ast.Name(name, context):
+                (self.named if type(context) is ast.Load else bound).add(name)
+            case ast.Call(called):
+                if type(called) is ast.Name and called.id in _UNSHARED_CALLS and called.id not in self.bound:
+                    self._refuse(_UNSHARED_CALLS[called.id])
+            case ast.Attribute(value, attribute, context):
+                self.named.add(attribute)
+                if type(value) is ast.Name:
+                    self._look_at_attribute(value.id, attribute, context)
+                if attribute in _UNSHARED_METHODS:
+                    self._refuse("the program's log and warnings")
+            case ast.arg(name) | ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name):
+                bound.add(name)
+            case ast.ExceptHandler(name=str(name)):
+                bound.add(name)
             case ast.Import(aliases):
                 for alias in aliases:
                     self._imported(alias.name)
@@ -83,35 +114,16 @@ class Fitness:
                     self._imported(whole if whole in _UNSHARED_MODULES else module or "")
             case ast.Global(names):
                 self.rebound.update(names)
-            case ast.Name(name, ast.Load()):
-                self.named.add(name)
-            case ast.Name(name, _):
-                bound.add(name)
-            case ast.arg(name):
-                bound.add(name)
-            case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name):
-                bound.add(name)
-            case ast.ExceptHandler(name=str(name)):
-                bound.add(name)
-            case ast.Attribute(ast.Name(base), attribute, context):
-                self.named.add(attribute)
-                if (base, attribute) in _UNSHARED_ATTRIBUTES:
-                    self._refuse(_UNSHARED_ATTRIBUTES[base, attribute])
-                if base == "random" and attribute in ("seed", "setstate"):
-                    self.seeds = True
-                if base in self._modules and base not in ("sys", "solution") and not isinstance(context, ast.Load):
-                    self._refuse(f"a patched {base}.{attribute}")
-            case ast.Attribute(_, attribute, _):
-                self.named.add(attribute)
             case _:
                 pass
-        match node:
-            case ast.Call(ast.Name(called), _, _) if called in _UNSHARED_CALLS and called not in self.bound:
-                self._refuse(_UNSHARED_CALLS[called])
-            case ast.Attribute(_, attribute, _) if attribute in _UNSHARED_METHODS:
-                self._refuse("the program's log and warnings")
-            case _:
-                pass
+
+    def _look_at_attribute(self, base: str, attribute: str, context: ast.expr_context) -> None:
+        if (base, attribute) in _UNSHARED_ATTRIBUTES:
+            self._refuse(_UNSHARED_ATTRIBUTES[base, attribute])
+        if base == "random" and attribute in ("seed", "setstate"):
+            self.seeds = True
+        if base in self._modules and base not in ("sys", "solution") and type(context) is not ast.Load:
+            self._refuse(f"a patched {base}.{attribute}")
 
     def _imported(self, module: str) -> None:
         self._modules.add(module)

@@ -18,7 +18,7 @@ from typing import Any
 from .. import judging
 from .describe import describe, is_of_library, kind_of
 from .peer import Gone, Peer
-from .values import CannotCross, Malformed, Shape
+from .values import SHAPES_BY_NAME, CannotCross, Malformed, Shape
 
 _getpid, _exit = os.getpid, os._exit
 
@@ -49,6 +49,7 @@ def _is_abstract(base: type) -> bool:
 
 
 DATACLASS = Shape("dataclass", _new_dataclass, _dataclass_parts, _fill_dataclass, lambda value: [type(value)])
+WITH_DATACLASS = {**SHAPES_BY_NAME, DATACLASS.name: DATACLASS}
 
 
 class Host(Peer):
@@ -71,7 +72,7 @@ class Host(Peer):
         self._foreign_types: dict[int, type] = {}
         self._loop: Any = None
         self._me = _getpid()
-        self.shapes_by_name["dataclass"] = DATACLASS
+        self.shapes_by_name = WITH_DATACLASS
 
     def serve(self) -> None:
         """Until the judge is done."""
@@ -208,7 +209,7 @@ class Host(Peer):
             return self._encode_of_library(value, cls)
         kind = self._kind(cls)
         if kind == "dataclass":
-            self.shapes[cls] = DATACLASS
+            self.shapes = {**self.shapes, cls: DATACLASS}
             return self._encode_mutable(value, DATACLASS, depth)
         if kind == "namedtuple":
             return ["n", self._encode_class(cls), self.items(value, depth)]

@@ -16,7 +16,7 @@ from .. import judging, uncalled, visible
 from ..instrument import ENTERED, Instrumenter
 from .describe import is_of_library
 from .fitness import Fitness, shadowed
-from .host import DATACLASS, MEASURES
+from .host import DATACLASS, MEASURES, WITH_DATACLASS
 from .peer import Gone, Peer
 from .proxies import RemoteCallable, RemoteIterator, RemoteMethod, RemoteObject, RemoteType, make_class
 from .values import CannotCross, Malformed
@@ -31,22 +31,26 @@ class Refused(BaseException):
 class JudgePeer(Peer):
     """The connection to the program's side.
 
+    Args:
+        fd: the stream.
+        fitness: what the text of the tests tells.
+
     Attributes:
         refusal: why the judgement cannot go on, or empty. It stays, whatever the tests catch.
         lost: why there is nobody to ask any more, or empty. It stays too.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, fitness: Fitness) -> None:
         super().__init__(fd, first_handle=2)
         self.refusal = ""
         self.lost = ""
-        self.fitness = Fitness(ast.Module([], []))
+        self.fitness = fitness
         self._remote: dict[int, Any] = {}  # stand-ins by handle
         self._handles_of_remote: dict[int, int] = {}  # and the other way round, by id()
         self._own: dict[int, Any] = {}  # what the program may call back
         self._own_handles: dict[int, int] = {}
         self._stdout = sys.stdout
-        self.shapes_by_name["dataclass"] = DATACLASS
+        self.shapes_by_name = WITH_DATACLASS
 
     # Asking
 
@@ -237,7 +241,7 @@ class JudgePeer(Peer):
         self._remote[handle] = value
         self._handles_of_remote[id(value)] = handle
         if isinstance(value, type) and "__dataclass_fields__" in value.__dict__:
-            self.shapes[value] = DATACLASS
+            self.shapes = {**self.shapes, value: DATACLASS}
         return value
 
     def _twin(self, node: Any, base: type) -> Any:
@@ -475,8 +479,7 @@ def run_tests(fd: int, tests: str, entry_point: str) -> dict[str, Any]:
         code = compile(tree, judging.TESTS_FILE, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         return {"end": "syntax", "code": 1, "error": judging.describe(error, None)}
-    peer = JudgePeer(fd)
-    peer.fitness = fitness
+    peer = JudgePeer(fd, fitness)
     try:
         told, defined, functions, used, stored = peer.request("start")
         facts = {**told}

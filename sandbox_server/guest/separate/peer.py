@@ -1,7 +1,7 @@
 """Requests and answers over one stream, nested: while a call waits for its answer, the other side may call back.
 
-A message is a list: its kind, its news (the changes of shared mutable values and the handles that are held no longer, or
-null for none), then
+A message is a list: its kind, its news (the changes of shared mutable values and the handles that are held no longer,
+or null for none), then
 
     ?  operation, arguments...      asks for something
     =  value                        the answer
@@ -180,7 +180,7 @@ class Peer(Codec):
             raise self._lost("ended") from None
 
     def _read_message(self) -> bytes:
-        """The next message; one read fetches all of a short one, and nothing beyond it, since one side speaks at a time."""
+        """The next message. One read fetches all of a short one, and nothing beyond it: one side speaks at a time."""
         data = self._read_some(_USUAL_BYTES)
         while len(data) < _LENGTH_BYTES:
             data += self._read_some(_LENGTH_BYTES - len(data))

@@ -32,12 +32,12 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 _INTS = frozenset({int, bool})
-# Longer ones go as hexadecimal digits, which cost no quadratic patience. In decimal these have 617 digits, fewer than the
-# least limit that an interpreter can be given, so that limit need not be touched for them.
+# Longer ones go as hexadecimal digits, which cost no quadratic patience. In decimal these have 617 digits, fewer than
+# the least limit that an interpreter can be given, so that limit need not be touched for them.
 _LONG_INT_BITS = 2048
 _MOST_DIGITS = 4300  # the interpreter's own default: what is decoded must not be parsed in quadratic time
 _identical, _bit_length = operator.is_, int.bit_length
-# The parts of json's encoder and decoder that are C, made once: their Python part costs as much again, for each message.
+# The parts of json's encoder and decoder that are C, made once: the others cost as much again, for each message.
 _to_json = c_make_encoder(None, None, encode_basestring, None, ":", ",", False, False, True)
 _from_json = c_make_scanner(json.JSONDecoder())
 
@@ -155,6 +155,8 @@ def _fill_ordered(value: collections.OrderedDict[Any, Any], keys: list[Any], val
     value.update(zip(keys, values, strict=True))
 
 
+SHAPES_BY_NAME = {shape.name: shape for shape in SHAPES.values()}
+
 _TYPES = (
     int, float, str, bool, complex, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice, object, type,
     type(None), memoryview, collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque,
@@ -197,8 +199,7 @@ class Codec:
         self._next_handle = first_handle
         self._mirrors: dict[int, Mirror] = {}
         self._handles: dict[int, int] = {}  # by id() of a value that `_mirrors` keeps alive
-        self.shapes: dict[type, Shape] = dict(SHAPES)
-        self.shapes_by_name: dict[str, Shape] = {shape.name: shape for shape in SHAPES.values()}
+        self.shapes, self.shapes_by_name = SHAPES, SHAPES_BY_NAME  # shared: to be replaced, not changed
 
     # What values do not cover is the business of the sides, which derive from this class.
 
