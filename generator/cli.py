@@ -173,13 +173,14 @@ def build(
 @click.option("--prompts", "whole_prompts", is_flag=True, help="Show whole prompts, worked examples included.")
 @_json
 def preview(recipe_path: str, url: str, count: int, whole_prompts: bool, as_json: bool, **model: str | None) -> None:
-    """Take a few seeds through every stage and show prompts, answers, tests and verdicts.
+    """Take a few seeds through every stage and show prompts, answers, tests, verdicts, checks and pairs.
 
-    The rows are kept: the build does not draw them again.
+    The rows are kept: the build does not draw them again. What only the build does is listed at the end.
     """
     import asyncio
 
     with _user_errors(go_on=True):
+        from generator.preview import left_out
         from generator.preview import preview as look
         from generator.progress import Silent, to_stream
 
@@ -187,12 +188,16 @@ def preview(recipe_path: str, url: str, count: int, whole_prompts: bool, as_json
         quiet = contextlib.nullcontext(Silent()) if as_json else to_stream(sys.stderr)
         with _database(url or recipe.database.url, create=True) as database, quiet as progress:
             stories = asyncio.run(look(recipe, database, progress, count))
+        not_done = left_out(recipe)
     if as_json:
-        _print_json(stories)
+        _print_json({"seeds": stories, "left_out": not_done})
         return
     from generator.render import render
 
     render(stories, whole_prompts=whole_prompts)
+    click.echo("\nleft out, done by the build:")
+    for line in not_done:
+        click.echo(f"- {line}")
 
 
 @click.command()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
 from rich.panel import Panel
+from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
 
@@ -32,6 +34,9 @@ def render(stories: list[dict[str, Any]], *, whole_prompts: bool = False, consol
                 asked = told["prompt"] if whole_prompts else _question(told["prompt"])
                 console.print(Panel(Text(asked), title=f"{stage}: prompt", title_align="left", border_style="dim"))
                 console.print(Panel(_answer(told), title=f"{stage} {told['id'][:12]}", title_align="left"))
+                if pair := told.get("pair"):
+                    parts = Group(Markdown(pair["instruction"]), Rule(style="dim"), Markdown(pair["response"]))
+                    console.print(Panel(parts, title="trained on", title_align="left", border_style="green"))
 
 
 def _answer(told: dict[str, Any]) -> RenderableType:
@@ -46,9 +51,21 @@ def _answer(told: dict[str, Any]) -> RenderableType:
         if execution["assertions_run"] is not None:
             line += f"  {execution['assertions_run']} assertions, {execution['assertions_failed']} failed"
         if execution["error_type"]:
-            line += f"  {execution['error_type']}: {execution['error_message']}"
+            line += f"  {execution['error_type']}: {execution['error_message']}".rstrip(": ")
         parts.append(Text(line, style="bold green" if passed else "bold red"))
+        parts += [Text(line) for line in _checks(told["checks"])]
+    if told.get("kept") is False:
+        parts.append(Text(f"rejected by {told['filter']}: {told['reason']}", style="bold red"))
     return Group(*parts)
+
+
+def _checks(found: dict[str, Any]) -> Iterator[str]:
+    if "stub_failed" in found:
+        yield f"its tests {'fail' if found['stub_failed'] else 'pass'} on empty functions"
+    if "mutants" in found:
+        yield f"its tests notice {found['mutants_killed']} of {found['mutants']} faults"
+    if "flaky" in found:
+        yield "run again it ended otherwise" if found["flaky"] else "run again it ended alike"
 
 
 def _question(prompt: str) -> str:

@@ -70,7 +70,7 @@ class _Selection:
 
     def load(self, session: Session, ids: Sequence[str]) -> list[Candidate]:
         """Candidates by response id."""
-        return _candidates(session, ids, self.executions, self.checks)
+        return load_candidates(session, ids, self.executions, self.checks)
 
     def keeper(self) -> Keeper[Candidate]:
         """Keeps one of what is alike."""
@@ -177,7 +177,15 @@ def _unjudged(step: _Selection) -> Iterator[Candidate]:
         yield from step.load(step.session, batch)
 
 
-def _candidates(session: Session, ids: Sequence[str], executions: str, checks: str | None) -> list[Candidate]:
+def load_candidates(session: Session, ids: Sequence[str], executions: str, checks: str | None) -> list[Candidate]:
+    """Read responses as filters see them.
+
+    Args:
+        session: a reading one.
+        ids: of the responses.
+        executions: recipe id of the runs with their own tests.
+        checks: recipe id of the checks; None where there are none.
+    """
     columns = [getattr(ScoreRow, item.name) for item in dataclasses.fields(Score)]
     query: Any = (
         sa.select(
