@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,7 +41,6 @@ from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, Sandb
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.settings import SettingsError
 
-RESPONSES = "responses"
 EXECUTIONS = "executions"
 CHECKS = "checks"
 RUNS = (EXECUTIONS, CHECKS)
@@ -49,11 +48,15 @@ RUNS = (EXECUTIONS, CHECKS)
 
 _STAGES = {stage.name: stage for stage in (JUDGE, *STAGES)}
 
-NAMES: tuple[str, ...] = (*_STAGES, *RUNS)
-"""In the order in which they need each other."""
+STEPS: tuple[tuple[str, ...], ...] = (
+    ("judge",),
+    ("concepts",),
+    ("instructions",),
+    ("responses", EXECUTIONS),
+    (CHECKS,),
+)
+"""The stages in the order in which they need each other; programs run while responses are drawn."""
 
-BEFORE = NAMES[: NAMES.index(RESPONSES)]
-"""The stages that responses need."""
 
 REFUSED = "REFUSED"
 """In `executions.verdict`: the sandbox would not take the program. Its own trouble is never stored."""
@@ -90,6 +93,68 @@ class Tally:
         return f"{self.stored} {words[0]}, {self.good} {words[1]}"
 
 
+class Group:
+    """Tells how far stages are that are worked off together.
+
+    Args:
+        stages: each makes its rows of those of the one before it.
+        missing: counts the rows that can be made now of a stage.
+        progress: is told.
+
+    Attributes:
+        tallies: what came of each stage; written by who works.
+    """
+
+    def __init__(self, stages: Sequence[str], missing: Callable[[str], int], progress: Progress) -> None:
+        self.tallies = {stage: Tally() for stage in stages}
+        self._missing = missing
+        self._progress = progress
+        self._open: dict[str, int | None] = {}  # what was to be made of a stage that has begun, where that was known
+        self._told = dict.fromkeys(stages, 0)
+
+    def lacking(self, *, unheard: bool = False) -> tuple[str, ...]:
+        """Count, and tell which stages begin and which are over.
+
+        Args:
+            unheard: whether rows were stored of which tallies do not tell, as a lost worker's last ones.
+
+        Returns:
+            The stages that lack rows or will, the first of them surely; none at the end.
+        """
+        stages = tuple(self.tallies)
+        for place, stage in enumerate(stages):
+            if count := self._missing(stage):
+                self._begin(stage, count)
+                for later in stages[place + 1 :]:
+                    self._begin(later, None)
+                return stages[place:]
+            if unheard and (total := self._open.get(stage)):
+                self.tallies[stage].stored = total
+                self.tell()
+            self._end(stage)
+        return ()
+
+    def tell(self) -> None:
+        """Tell what was stored since the last time."""
+        for stage, tally in self.tallies.items():
+            new = tally.stored - self._told[stage]
+            if new > 0 and stage in self._open:
+                self._told[stage] += new
+                self._progress.advance(stage, new)
+                if self._told[stage] == self._open[stage]:
+                    self._end(stage)
+
+    def _begin(self, stage: str, count: int | None) -> None:
+        if stage not in self._open:
+            self._open[stage] = None if count is None else self._told[stage] + count
+            self._progress.begin(stage, count)
+
+    def _end(self, stage: str) -> None:
+        if stage in self._open:
+            del self._open[stage]
+            self._progress.end(stage, self.tallies[stage].describe(stage))
+
+
 @dataclass(frozen=True)
 class Line:
     """What a worker needs to make the rows of any stage.
@@ -116,77 +181,73 @@ class Line:
     sandbox: Sandbox
     runs: int
 
-    async def work_off(self, stage: str, progress: Progress) -> Tally:
-        """Make what is missing of a stage, and wait for what other workers have claimed."""
-        tally = Tally()
-        look = partial(missing, self.database, self.chain, self.executions.id, stage)
-        count = await asyncio.to_thread(look)
-        if not count:
-            return tally
-        progress.begin(stage, count)
-        await self._finish(stage, tally, progress)
-        return tally
+    async def work_off(self, stages: Sequence[str], progress: Progress) -> dict[str, Tally]:
+        """Make what is missing of stages that are worked off together, and wait for what other workers have claimed.
 
-    async def draw_and_run(self, progress: Progress) -> dict[str, Tally]:
-        """Work off the responses and, while they are drawn, their programs: neither waits for the other.
+        Args:
+            stages: an entry of `STEPS`.
+            progress: told how far they are.
 
         Returns:
-            What came of both, by stage.
+            What came of each.
         """
-        drawing = asyncio.create_task(self.work_off(RESPONSES, progress))
-        running = asyncio.create_task(self._run_while(drawing, progress))
-        try:
-            await asyncio.gather(drawing, running)
-        finally:  # where one failed, the other stops
-            for task in (drawing, running):
-                task.cancel()
-            await asyncio.wait((drawing, running))
-        return {RESPONSES: drawing.result(), EXECUTIONS: running.result()}
-
-    async def _run_while(self, drawing: asyncio.Task[Tally], progress: Progress) -> Tally:
-        """Run programs as they come, until no more do."""
-        tally = Tally()
-        await asyncio.wait((drawing,), timeout=_LOOK_AGAIN_S)
-        if drawing.done():  # as when nothing was to be drawn
-            return await self.work_off(EXECUTIONS, progress)
-        progress.begin(EXECUTIONS, None)
-        while not drawing.done():
-            stored, began = tally.stored, time.monotonic()
-            await self.work(EXECUTIONS, tally, advance=partial(progress.advance, EXECUTIONS))
-            if tally.stored == stored:
-                # A look costs the more the longer the list is, and should take no more than a tenth of the time.
-                pause_s = max(_LOOK_AGAIN_S, 9 * (time.monotonic() - began))
-                await asyncio.wait((drawing,), timeout=pause_s)
-        await self._finish(EXECUTIONS, tally, progress)
-        return tally
-
-    async def _finish(self, stage: str, tally: Tally, progress: Progress) -> None:
-        """Make what is missing of a stage that has begun, until nothing is."""
-        look = partial(missing, self.database, self.chain, self.executions.id, stage)
+        group = Group(stages, partial(missing, self.database, self.chain, self.executions.id), progress)
+        before: tuple[str, ...] = ()
         told = False
-        while True:
-            await self.work(stage, tally, advance=partial(progress.advance, stage))
-            count = await asyncio.to_thread(look)
-            if not count:
-                progress.end(stage, tally.describe(stage))
-                return
-            if not told:
-                progress.say(f"{stage}: {count} are being made by other builds on this database; waiting for them")
-                told = True
-            await asyncio.sleep(_LOOK_AGAIN_S)
-            await asyncio.to_thread(self.leases.clear_dead)
+        while lacking := await asyncio.to_thread(group.lacking):
+            if lacking == before:  # although this worker has been through the list
+                if not told:
+                    progress.say(f"{lacking[0]}: waiting for rows that other builds on this database are making")
+                    told = True
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.to_thread(self.leases.clear_dead)
+            await self.work(lacking, group.tallies, advance=group.tell)
+            before = lacking
+        return group.tallies
 
     async def work(
-        self, stage: str, tally: Tally, share: Share | None = None, advance: Callable[[], None] | None = None
+        self,
+        stages: Sequence[str],
+        tallies: Mapping[str, Tally],
+        share: Share | None = None,
+        advance: Callable[[], None] | None = None,
     ) -> None:
         """Go once through what is missing of a stage, and make what no other worker has claimed.
 
+        Where there are more stages, what comes of the first is worked on meanwhile: neither waits for the other.
+
         Args:
-            stage: its name.
-            tally: is added to as rows are stored.
+            stages: their names.
+            tallies: one for each stage, which is added to as rows are stored.
             share: where this worker begins when it is one of several that share a list.
             advance: called after each row.
         """
+
+        def once(stage: str) -> Coroutine[Any, Any, None]:
+            return self._go_through(stage, tallies[stage], share, advance)
+
+        async def follow(stage: str) -> None:
+            while not leading.done():
+                stored, began = tallies[stage].stored, time.monotonic()
+                await once(stage)
+                if tallies[stage].stored == stored:
+                    # A look costs the more the longer the list is, and should take no more than a tenth of the time.
+                    pause_s = max(_LOOK_AGAIN_S, 9 * (time.monotonic() - began))
+                    await asyncio.wait((leading,), timeout=pause_s)
+            await once(stage)
+
+        leading = asyncio.create_task(once(stages[0]))
+        tasks = [leading, *(asyncio.create_task(follow(stage)) for stage in stages[1:])]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # where one failed, the others stop
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _go_through(
+        self, stage: str, tally: Tally, share: Share | None, advance: Callable[[], None] | None
+    ) -> None:
         steps = {EXECUTIONS: self._executing, CHECKS: self._checking}
         step = steps[stage]() if stage in steps else self._drawing(_STAGES[stage])
         # Who works alone claims whole pages; who shares, no more than a little ahead, so that none is left without.

@@ -4,8 +4,9 @@ Ray holds no state of the build. Workers claim rows of the one database by lease
 several builds on one database do; Ray starts them, and tells when one is lost. So a lost worker, node or driver costs
 what was in flight, and starting again is going on.
 
-The driver does what is done once (seeds before the stages, selection after them), takes the workers through one stage
-after the other, and frees the leases of a lost worker at once.
+The driver does what is done once (seeds before the stages, selection after them), takes the workers through the stages
+as one process goes through them (`line.STEPS`: programs run while responses are drawn), and frees the leases of a lost
+worker at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from generator.causes import Cause
 from generator.engines import Engine
 from generator.engines.factory import open_engine
 from generator.leases import Leases, clear_dead, remove_worker, this_host
-from generator.line import LazyEngine, Line, Tally
+from generator.line import Group, LazyEngine, Line, Tally
 from generator.pipeline import Pipeline, Report, declare_executions, freeze_pairs, prepare
 from generator.progress import Progress
 from generator.recipe import ModelSettings, Recipe
@@ -91,7 +92,7 @@ class Worker:
         self._id = id
         self._share = Share(index, assignment.of)
         self._leaving = asyncio.Event()
-        self._tally = Tally()
+        self._tallies: dict[str, Tally] = {}
         self._line: Line | None = None
         self._life: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -111,21 +112,21 @@ class Worker:
             self._life.result()
         self._line = ready.result()
 
-    async def work(self, stage: str) -> Tally:
-        """Go once through what is missing of a stage, see `Line.work`.
+    async def work(self, stages: Sequence[str]) -> dict[str, Tally]:
+        """Go once through what is missing of stages that are worked off together, see `Line.work`.
 
         Returns:
-            What came of the rows that were made.
+            What came of the rows that were made, by stage.
         """
         assert self._line is not None
-        self._tally = Tally()
-        self._work = asyncio.create_task(self._line.work(stage, self._tally, self._share))
+        self._tallies = {stage: Tally() for stage in stages}
+        self._work = asyncio.create_task(self._line.work(stages, self._tallies, self._share))
         await self._work
-        return self._tally
+        return self._tallies
 
-    async def tally(self) -> Tally:
+    async def tallies(self) -> dict[str, Tally]:
         """Tell how far the work is."""
-        return self._tally
+        return self._tallies
 
     async def close(self) -> None:
         """Stop the work, store what is finished, give up what is not."""
@@ -212,8 +213,8 @@ def build_on_ray(
         assignment = Assignment(recipe, url, executions, here, secrets, this_host(), of, open_engine)
         missing = partial(line.missing, database, pipeline.chain, executions.id)
         with contextlib.closing(_Crew(ray, assignment, database, missing, progress)) as crew:
-            for stage in line.NAMES:
-                report.add(stage, crew.work_off(stage))
+            for stages in line.STEPS:
+                report.add(crew.work_off(stages))
             report.workers_lost = crew.lost
         freeze_pairs(database, pipeline, executions, progress, report)
     return report
@@ -226,7 +227,7 @@ class _Member:
     Attributes:
         call: what it is doing; None while it waits.
         is_open: whether it can work: it has a place in the cluster, and everything that it needs.
-        tally: how far its work is, as last heard.
+        tallies: how far its work is, as last heard.
     """
 
     index: int
@@ -234,7 +235,7 @@ class _Member:
     actor: Any
     call: Any
     is_open: bool = False
-    tally: Tally = field(default_factory=Tally)
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
 
 class _Crew:
@@ -259,49 +260,51 @@ class _Crew:
         self._members: list[_Member] = []
         self._lost_since_row = 0
 
-    def work_off(self, stage: str) -> Tally:
-        """Make what is missing of a stage, and wait for what other builds have claimed.
+    def work_off(self, stages: Sequence[str]) -> dict[str, Tally]:
+        """Make what is missing of stages that are worked off together, and wait for what other builds have claimed.
+
+        Returns:
+            What came of each. Programs that a lost worker ran in its last moments, and did not tell of, are left out.
 
         Raises:
             ClusterError: workers are lost as fast as they start.
             Exception: what a worker raised.
         """
-        before = count = self._missing(stage)
-        if not count:
-            return Tally()
-        for index in range(0 if self._members else self._assignment.of):
-            self._hire(index)
-        self._progress.begin(stage, count)
-        told, told_at = 0, time.monotonic()
-        done = Tally()  # of passes that are over, and as last heard of lost workers
-        self._send(stage)
-        while count:
-            for member, tally in self._finished(stage):
-                done += tally
-                member.tally = Tally()
+        group = Group(stages, self._missing, self._progress)
+        before: tuple[str, ...] = ()
+        lost = self.lost
+        while lacking := group.lacking(unheard=self.lost > lost):
+            # All have been through the list. What is missing still is a lost worker's, or another build's.
+            if lacking == before and not clear_dead(self._database):
+                time.sleep(_LOOK_S)
+            for index in range(0 if self._members else self._assignment.of):
+                self._hire(index)
+            self._go_through(lacking, group)
+            before = lacking
+        return group.tallies
+
+    def _go_through(self, stages: Sequence[str], group: Group) -> None:
+        """Have every worker go once through what is missing."""
+        done = [dict(group.tallies)]  # of passes that are over, and as last heard of lost workers
+        told_at = time.monotonic()
+        self._send(stages)
+        while True:
+            for tallies in self._finished(stages):
+                done.append(tallies)
             self._listen()
-            now = sum((member.tally for member in self._members), done).stored
-            if now > told:
+            heard = done + [member.tallies for member in self._members]
+            now = {stage: sum((each[stage] for each in heard if stage in each), Tally()) for stage in group.tallies}
+            if now != group.tallies:
                 self._lost_since_row = 0
-                self._progress.advance(stage, now - told)
-                told = now
-            if not any(member.is_open for member in self._members):
-                if time.monotonic() - told_at > _TELL_EVERY_S:
-                    free = self._ray.available_resources().get("CPU", 0)
-                    self._progress.say(f"{stage}: waiting for a worker to start; the cluster has {free:g} free CPUs")
-                    told_at = time.monotonic()
-            elif not any(member.is_open and member.call is not None for member in self._members):
-                # All have been through the list. What is missing still is a lost worker's, or another build's.
-                count = self._missing(stage)
-                if count:
-                    if not clear_dead(self._database):
-                        time.sleep(_LOOK_S)
-                    self._send(stage)
-        # The database knows better than tallies what a lost worker stored.
-        total = Tally(before, done.good, done.failed)
-        self._progress.advance(stage, max(0, before - told))
-        self._progress.end(stage, total.describe(stage))
-        return total
+                group.tallies.update(now)
+                group.tell()
+            is_open = [member for member in self._members if member.is_open]
+            if is_open and all(member.call is None for member in is_open):
+                return
+            if not is_open and time.monotonic() - told_at > _TELL_EVERY_S:
+                free = self._ray.available_resources().get("CPU", 0)
+                self._progress.say(f"{stages[0]}: waiting for a worker to start; the cluster has {free:g} free CPUs")
+                told_at = time.monotonic()
 
     def close(self) -> None:
         """Let the workers store what they have finished, and end them."""
@@ -316,13 +319,13 @@ class _Crew:
         actor = self._actor.remote(self._assignment, id, index)
         self._members.append(_Member(index, id, actor, actor.open.remote()))
 
-    def _send(self, stage: str) -> None:
+    def _send(self, stages: Sequence[str]) -> None:
         for member in self._members:
             if member.is_open and member.call is None:
-                member.call = member.actor.work.remote(stage)
+                member.call = member.actor.work.remote(stages)
 
-    def _finished(self, stage: str) -> Iterator[tuple[_Member, Tally]]:
-        """Wait a moment for calls to end: yield passes that are over, put others in the place of lost workers."""
+    def _finished(self, stages: Sequence[str]) -> Iterator[dict[str, Tally]]:
+        """Wait a moment for calls to end: yield what came of those, put others in the place of lost workers."""
         calls = {member.call: member for member in self._members if member.call is not None}
         if not calls:
             return
@@ -334,16 +337,17 @@ class _Crew:
             except self._ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except self._ray.exceptions.RayActorError as error:
-                yield member, member.tally
+                yield member.tallies
                 self._replace(member, error)
-                self._send(stage)  # what it had claimed is free
+                self._send(stages)  # what it had claimed is free
                 continue
             member.call = None
+            member.tallies = {}
             if member.is_open:
-                yield member, result
+                yield result
             else:
                 member.is_open = True
-                self._send(stage)
+                self._send(stages)
 
     def _replace(self, member: _Member, error: Exception) -> None:
         self._members.remove(member)
@@ -359,13 +363,13 @@ class _Crew:
 
     def _listen(self) -> None:
         """Hear how far the workers are; one that does not answer is heard again later."""
-        busy = {member.actor.tally.remote(): member for member in self._members if member.is_open and member.call}
+        busy = {member.actor.tallies.remote(): member for member in self._members if member.is_open and member.call}
         if not busy:
             return
         heard, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=_LOOK_S)
         for answer in heard:
             with contextlib.suppress(self._ray.exceptions.RayError):  # its work tells the same
-                busy[answer].tally = self._ray.get(answer)
+                busy[answer].tallies = self._ray.get(answer)
 
 
 @contextlib.contextmanager

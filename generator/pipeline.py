@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -140,13 +140,14 @@ class Report:
     workers_lost: int = 0
     snapshot: Snapshot | None = None
 
-    def add(self, stage: str, tally: Tally) -> None:
-        """Count what came of a stage."""
-        if stage in line.RUNS:
-            self.programs_run += tally.stored
-        elif stage in self.drawn or tally.stored:
-            self.drawn[stage] = self.drawn.get(stage, 0) + tally.stored
-        self.failed += tally.failed
+    def add(self, tallies: Mapping[str, Tally]) -> None:
+        """Count what came of stages."""
+        for stage, tally in tallies.items():
+            if stage in line.RUNS:
+                self.programs_run += tally.stored
+            elif stage in self.drawn or tally.stored:
+                self.drawn[stage] = self.drawn.get(stage, 0) + tally.stored
+            self.failed += tally.failed
 
     @property
     def completions_drawn(self) -> int:
@@ -202,11 +203,8 @@ async def build(
         writer = await stack.enter_async_context(Writer(database))
         runs = recipe.sandbox.concurrency or 2 * info.slots
         worker = Line(recipe, pipeline.chain, executions, database, leases, writer, engine, sandbox, runs)
-        for stage in line.BEFORE:
-            report.add(stage, await worker.work_off(stage, progress))
-        for stage, tally in (await worker.draw_and_run(progress)).items():
-            report.add(stage, tally)
-        report.add(line.CHECKS, await worker.work_off(line.CHECKS, progress))
+        for stages in line.STEPS:
+            report.add(await worker.work_off(stages, progress))
     if freeze:
         await asyncio.to_thread(freeze_pairs, database, pipeline, executions, progress, report)
     return report

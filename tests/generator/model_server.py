@@ -19,6 +19,8 @@ class ModelServer(ThreadingHTTPServer):
     Attributes:
         calls: ids of the requests that were answered, in order.
         delay_s: how long each answer takes.
+        answers: how many are given before all others wait for `gate`; None: nothing waits.
+        gate: open it by `set`.
     """
 
     daemon_threads = True
@@ -28,6 +30,8 @@ class ModelServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.calls: list[str] = []
         self.delay_s = delay_s
+        self.answers: int | None = None
+        self.gate = threading.Event()
 
     @property
     def url(self) -> str:
@@ -46,6 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one chat completion."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(self.server.delay_s)
+        if self.server.answers is not None and len(self.server.calls) >= self.server.answers:
+            self.server.gate.wait()
         messages = tuple(Message(turn["role"], turn["content"]) for turn in body["messages"])
         request = CompletionRequest("", Prompt(messages=messages), Sampling(0.7, 1, seed=body["seed"]))
         choice = {"message": {"role": "assistant", "content": answer(request)}, "finish_reason": "stop"}
@@ -70,5 +76,6 @@ def serve_model(delay_s: float = 0.0) -> Iterator[ModelServer]:
         try:
             yield server
         finally:
+            server.gate.set()
             server.shutdown()
             thread.join()

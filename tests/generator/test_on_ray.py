@@ -157,6 +157,11 @@ def kill_node(cluster: Any, node: Any, database: Database) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
 
+def count(database: Database, table: type[models.Base]) -> int:
+    with database.reading() as session:
+        return session.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
 def at_work(database: Database) -> set[str]:
     """The workers that hold leases."""
     with database.reading() as session:
@@ -164,7 +169,7 @@ def at_work(database: Database) -> set[str]:
 
 
 @SQLITE_ONLY
-def test_a_worker_that_is_killed_is_replaced(
+def test_a_worker_that_is_killed_is_replaced_and_the_next_runs_programs_while_it_draws(
     cluster: Any, sandbox: str, tmp_path: Path, url: str, database: Database
 ) -> None:
     with serve_model(delay_s=0.5) as server:
@@ -174,7 +179,12 @@ def test_a_worker_that_is_killed_is_replaced(
             time.sleep(0.01)
         with database.reading() as session:
             os.kill(session.scalars(sa.select(models.Worker.pid)).one(), signal.SIGKILL)
-        server.delay_s = 0
+        server.answers, server.delay_s = 60, 0  # 20 concepts, 20 instructions, about 20 of 60 responses
+        while not count(database, models.Execution):  # programs run while responses are drawn
+            assert building.is_alive()
+            time.sleep(0.01)
+        assert 0 < count(database, models.Response) < 60
+        server.gate.set()
         building.join()
         calls = list(server.calls)
 
