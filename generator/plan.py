@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from generator import checking, models, work
@@ -58,9 +57,12 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
         steps.append(Step("seeds", 0, pending, pending))
         chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
     recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
-    with ThreadPoolExecutor() as pool:  # a database uses a processor for each of them
-        programs = pool.submit(work.count_programs, database, chain, recipe_id)
-        counts = dict(zip(chain.samples, pool.map(partial(work.count, database, chain), chain.samples), strict=True))
+    with ThreadPoolExecutor(2) as pool:  # a database uses a processor for each of them
+        counting = pool.submit(work.count_down_to, database, chain, "responses")
+        programs = pool.submit(
+            work.count_programs, database, chain, recipe_id, lambda: counting.result()["responses"].rows
+        )
+        counts = counting.result()
     for stage, samples in chain.samples.items():
         counted = counts[stage]
         to_do = counted.parents * samples - counted.rows

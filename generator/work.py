@@ -189,42 +189,80 @@ def usable_of(chain: Chain, stage: str | None) -> sa.Select[Any]:
 
 def count(database: Database, chain: Chain, stage: str) -> Count:
     """Count what a generation stage has."""
-    level = LEVELS[stage]
-    parents = usable_of(chain, level.above).subquery()
-    # Counted parent by parent: each is one look into an index, where a join would go up the chain from every row.
-    rows = (
-        sa.select(sa.func.count())
-        .where(
+    return count_down_to(database, chain, stage)[stage]
+
+
+def count_down_to(database: Database, chain: Chain, last: str) -> dict[str, Count]:
+    """Count what the generation stages have, in one pass from the chosen seeds down to `last`."""
+    stages = [*chain.samples][: [*chain.samples].index(last) + 1]
+    usable: dict[str | None, sa.CTE] = {None: rows_of(chain, None).cte("chosen")}
+    counts: list[Any] = []
+    for stage in stages:
+        level = LEVELS[stage]
+        if level.above not in usable:  # seeds where none is judged
+            usable[level.above] = usable[None]
+        parents = usable[level.above]
+        mine = (
             level.table.recipe_id == chain.recipes[stage],
             level.parent_id == parents.c[0],
             level.table.sample_index < chain.samples[stage],
         )
-        .correlate(parents)
-        .scalar_subquery()
-    )
-    with database.reading() as session:
-        found = session.execute(sa.select(sa.func.count(), sa.func.sum(rows)).select_from(parents)).one()
-    return Count(found[0], int(found[1] or 0))
-
-
-def count_programs(database: Database, chain: Chain, recipe_id: str | None) -> tuple[int, int]:
-    """Count the distinct programs of a chain's responses that were not run under `recipe_id`, and all that were."""
-    run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
-    unrun = (Response.program_key.is_not(None), ~run)
-    programs = sa.func.count(Response.program_key.distinct())
-    of_recipe = Response.recipe_id == chain.recipes["responses"]
-    with database.reading() as session:
-        done = session.scalar(sa.select(sa.func.count()).select_from(Execution).where(Execution.recipe_id == recipe_id))
-        # One pass over two indexes of the same order tells whether any is missing, and how many where the chain has all
-        # responses of the recipe. Only where it has some must every row be asked whether it belongs.
-        if session.scalar(sa.select(Response.id).where(of_recipe, *unrun).limit(1)) is None:
-            return 0, done or 0
-        everything = session.scalar(sa.select(sa.func.count()).select_from(Response).where(of_recipe))
-        if everything == count(database, chain, "responses").rows:
-            query = sa.select(programs).where(of_recipe, *unrun)
+        # Both are read twice, so that the database keeps them and goes down from there, by looks into indexes alone.
+        # As joins it would go up the chain from every row.
+        rows = sa.select(sa.func.count()).where(*mine).correlate(parents).scalar_subquery()
+        counts += [sa.select(sa.func.count()).select_from(parents).scalar_subquery()]
+        counts += [sa.select(sa.func.sum(rows)).select_from(parents).scalar_subquery()]
+        if stage == JUDGE:
+            usable[stage] = usable_of(chain, JUDGE).cte("judged_worth")
         else:
-            query = rows_of(chain, "responses").where(*unrun).with_only_columns(programs)
-        return session.scalar(query) or 0, done or 0
+            usable[stage] = sa.select(level.table.id).where(*mine, level.table.error.is_(None)).cte(f"usable_{stage}")
+    with database.reading() as session:
+        found = iter(session.execute(sa.select(*counts)).one())
+        return {stage: Count(next(found), int(next(found) or 0)) for stage in stages}
+
+
+def count_programs(
+    database: Database, chain: Chain, recipe_id: str | None, responses: Callable[[], int] | None = None
+) -> tuple[int, int]:
+    """Count the distinct programs of a chain's responses that were not run under `recipe_id`, and all that were.
+
+    Args:
+        database: to look in.
+        chain: whose responses.
+        recipe_id: of executions; None where nothing was run yet.
+        responses: tells how many the chain has, for a caller that counts them anyway.
+    """
+    of_recipe = (Response.recipe_id == chain.recipes["responses"], Response.program_key.is_not(None))
+    programs = sa.func.count(Response.program_key.distinct())
+    with database.reading() as session:
+        if recipe_id is None:
+            done, unrun = 0, session.scalar(sa.select(programs).where(*of_recipe)) or 0
+        else:
+            mine = sa.select(sa.func.count()).select_from(Execution).where(Execution.recipe_id == recipe_id)
+            done = session.scalar(mine) or 0
+            unrun = session.scalar(_unrun_of_recipe(of_recipe, recipe_id)) or 0
+        if not unrun:
+            return 0, done
+        # Where the chain has all responses of the recipe, these are its programs. Only where it has some must every
+        # row be asked whether it belongs.
+        everything = session.scalar(
+            sa.select(sa.func.count()).select_from(Response).where(Response.recipe_id == chain.recipes["responses"])
+        )
+    if everything != (responses() if responses else count(database, chain, "responses").rows):
+        run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
+        with database.reading() as session:
+            query = rows_of(chain, "responses").where(Response.program_key.is_not(None), ~run)
+            unrun = session.scalar(query.with_only_columns(programs)) or 0
+    return unrun, done
+
+
+def _unrun_of_recipe(of_recipe: tuple[Any, ...], recipe_id: str) -> sa.Select[Any]:
+    """Count the programs of a recipe's responses that were not run: one pass over two indexes of the same order."""
+    # SQLite would take the index that begins with the recipe, and sort. As an expression it asks for the recipe on the
+    # way along the index that is in the order of programs.
+    ran = sa.select(Execution.program_key).where(Execution.recipe_id.concat("") == recipe_id)
+    unrun = sa.except_(sa.select(Response.program_key).where(*of_recipe), ran).order_by("program_key").subquery()
+    return sa.select(sa.func.count()).select_from(unrun)
 
 
 def pending_draws(database: Database, chain: Chain, stage: str, share: Share) -> Iterator[list[Draw]]:
