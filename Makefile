@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
 
-.PHONY: help demo demo-live record test check format lint types imports proto docs setup-demo setup-test bench bench-sandbox bench-honesty test-pythons clean
+.PHONY: help demo demo-live record test check format lint types imports proto docs setup-demo setup-test bench bench-sandbox bench-honesty test-pythons clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -64,5 +64,9 @@ setup-demo:
 setup-test:
 	@scripts/setup.sh test
 
-clean:  ## remove what the targets made, the demo's database included
-	rm -rf $(VENV) .selfalign runs
+clean:  ## remove what the targets made, the demo's database included; fetched models stay
+	rm -rf $(VENV) runs build
+	@if [ -d .selfalign ]; then find .selfalign -mindepth 1 -maxdepth 1 ! -name models -exec rm -rf {} +; fi
+
+distclean: clean  ## the same, and the fetched models
+	rm -rf .selfalign

@@ -3,7 +3,8 @@
     python scripts/record.py recipes/demo.toml --base-url http://127.0.0.1:8077/v1
 
 What is stored already is not drawn again; what no prompt needs any more is dropped from the file. An interruption loses
-nothing: run it again. The stages are the pipeline's own, so the keys are those that the engine `recorded` looks up.
+nothing: run it again. Seeds and stages are the pipeline's own, the model's judgement of seeds included where the recipe
+has one, so the keys are those that the engine `recorded` looks up. No program is run.
 """
 
 from __future__ import annotations
@@ -12,18 +13,31 @@ import argparse
 import asyncio
 import datetime as dt
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from generator.causes import stage_settings
 from generator.engines import EngineError, RequestFailed
 from generator.engines.factory import open_engine
 from generator.engines.recorded import Recording, RecordingEngine, recording_path
+from generator.pipeline import Pipeline, Report, prepare
+from generator.progress import to_stream
 from generator.recipe import Recipe, load_recipe
-from generator.records import ConceptsFields, ConceptsInput, Fields, InstructionFields, InstructionInput, Parent
-from generator.seeds import gather, seed_filters, select
-from generator.stages import STAGES, ParseError, Stage
+from generator.records import (
+    ConceptsFields,
+    ConceptsInput,
+    Fields,
+    InstructionFields,
+    InstructionInput,
+    JudgeFields,
+    Parent,
+)
+from generator.stages import JUDGE, STAGES, ParseError, Stage
+from generator.store import DatabaseError, open_database
+from generator.work import Share, pending_draws
 from sandbox_server.settings import SettingsError
 
 
@@ -36,16 +50,16 @@ class Recorder:
         self._in_flight = asyncio.Semaphore(recipe.model.concurrency)
         self.counts: Counter[str] = Counter()
 
-    async def follow(self, parent: Parent, stages: tuple[Stage, ...] = STAGES) -> None:
+    async def follow(self, parent: Parent, stages: Sequence[Stage]) -> None:
         """Draw all samples of the first stage for one parent, and for each the stages after it."""
         stage, *rest = stages
-        samples = getattr(self._recipe, stage.name).samples
-        await asyncio.gather(*(self._sample(parent, stage, tuple(rest), index) for index in range(samples)))
+        samples = stage_settings(self._recipe, stage.name).samples
+        await asyncio.gather(*(self._sample(parent, stage, rest, index) for index in range(samples)))
 
-    async def _sample(self, parent: Parent, stage: Stage, rest: tuple[Stage, ...], index: int) -> None:
+    async def _sample(self, parent: Parent, stage: Stage, rest: Sequence[Stage], index: int) -> None:
         fields = await self._draw(parent, stage, index)
-        if fields and rest:
-            await self.follow(_parent(fields), rest)
+        if rest and (below := _parent(parent, fields)):
+            await self.follow(below, rest)
 
     async def _draw(self, parent: Parent, stage: Stage, index: int) -> Fields | None:
         request = stage.request(
@@ -53,7 +67,7 @@ class Recorder:
             id=f"{stage.name}-{index}",
             sample_index=index,
             seed=self._recipe.seed,
-            settings=getattr(self._recipe, stage.name),
+            settings=stage_settings(self._recipe, stage.name),
             mode=self._recipe.model.mode,
         )
         try:
@@ -68,34 +82,44 @@ class Recorder:
 
     def _count(self, what: str) -> None:
         self.counts[what] += 1
-        print(f"\r{self.counts.total()} completions", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{self.counts.total()} completions", end="", file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Record, save, and say what there is."""
+    arguments = parse(given)
+    try:
+        asyncio.run(record(arguments))
+    except (SettingsError, EngineError, DatabaseError) as error:
+        sys.exit(f"\nrecord: {error}")
+
+
+def parse(given: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--base-url", required=True, help="of an OpenAI-compatible server of the recipe's model")
     parser.add_argument("--limit", type=int, help="only the first so many seeds; the file then keeps what it has")
     parser.add_argument("--output", type=Path, help="another file than the recipe's recording")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="a fact for the file's header")
-    arguments = parser.parse_args()
-    try:
-        asyncio.run(_record(arguments))
-    except (SettingsError, EngineError) as error:
-        sys.exit(f"\nrecord: {error}")
+    return parser.parse_args(given)
 
 
-async def _record(arguments: argparse.Namespace) -> None:
+async def record(arguments: argparse.Namespace) -> None:
+    """Draw what is missing, and write the file anew."""
     recipe = load_recipe(arguments.recipe)
+    if not (arguments.output or recipe.model.recording):
+        raise SettingsError(f"{arguments.recipe} [model] recording: names no file to write; give --output FILE")
     model = replace(recipe.model, engine="openai", base_url=arguments.base_url)
     recording = Recording(arguments.output or recording_path(recipe.model.recording))
     before = len(recording)
     engine = RecordingEngine(open_engine(model), recipe.model, recording)
     recorder = Recorder(recipe, engine)
-    seeds = select(gather(recipe.seeds), arguments.limit or recipe.seeds.limit, seed_filters(recipe.seeds))
+    stages = stages_of(recipe)
+    seeds = await asyncio.to_thread(chosen_seeds, recipe, arguments.limit or recipe.seeds.limit)
     try:
-        await asyncio.gather(*(recorder.follow(seed) for seed in seeds))
+        await asyncio.gather(*(recorder.follow(seed, stages) for seed in seeds))
     finally:
         await engine.close()
     # Everything was asked for, so what was not is left over from older prompts.
@@ -105,8 +129,27 @@ async def _record(arguments: argparse.Namespace) -> None:
     print(f"\n{recording.path}: {len(recording)} completions of {len(seeds)} seeds", *_lines(recorder.counts), sep="\n")
 
 
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The generation stages that the recipe has, in their order."""
+    return tuple(stage for stage in (JUDGE, *STAGES) if stage.name in Pipeline(recipe).stages)
+
+
+def chosen_seeds(recipe: Recipe, limit: int) -> list[Parent]:
+    """The seeds that a build would read, chosen as a build does, in a database that is thrown away."""
+    pipeline = Pipeline(replace(recipe, seeds=replace(recipe.seeds, limit=limit)))
+    with tempfile.TemporaryDirectory() as folder, to_stream(sys.stderr) as progress:
+        database = open_database(f"sqlite:///{folder}/seeds.db", create=True)
+        try:
+            prepare(database, pipeline, progress, Report(pipeline.name))
+            first = stages_of(recipe)[0].name
+            pages = pending_draws(database, pipeline.chain, first, Share())
+            return [draw.parent for page in pages for draw in page if draw.sample_index == 0]
+        finally:
+            database.close()
+
+
 def _header(recipe: Recipe, old: dict[str, object], notes: Iterable[str], drawn: int) -> dict[str, object]:
-    stages = {stage.name: getattr(recipe, stage.name) for stage in STAGES}
+    stages = {stage.name: stage_settings(recipe, stage.name) for stage in stages_of(recipe)}
     return {
         **old,
         "model": recipe.model.name,
@@ -120,13 +163,16 @@ def _header(recipe: Recipe, old: dict[str, object], notes: Iterable[str], drawn:
     }
 
 
-def _parent(fields: Fields) -> Parent:
+def _parent(parent: Parent, fields: Fields | None) -> Parent | None:
+    """What the next stage reads; None where nothing is made of this."""
     match fields:
+        case JudgeFields(worth):
+            return parent if worth else None
         case ConceptsFields(concepts):
             return ConceptsInput(concepts)
         case InstructionFields(instruction):
             return InstructionInput(instruction)
-    raise AssertionError("responses have no stage after them")
+    return None
 
 
 def _lines(counts: Counter[str]) -> list[str]:
