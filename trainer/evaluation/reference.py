@@ -31,7 +31,7 @@ _CALL_LEAST_MS, _CALL_FACTOR = 1_000, 4  # evalplus's default figures, which it 
 _TASK_LEAST_MS = 10_000
 _REFERENCE_MS = 100_000
 _PAUSE_AFTER_MS = 100  # most wrong programs are found out by what they answer in this time
-_LOOK_AFTER_US, _LOOK_WORTH = 50_000, 10  # it is computed twice, so what follows must be so many times as long
+_LOOK_AFTER_US, _LOOK_WORTH = 20_000, 25  # it is computed twice, so what follows must be so many times as long
 
 CACHE_VARIABLE = "SELFALIGN_REFERENCE_CACHE"
 

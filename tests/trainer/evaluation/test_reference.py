@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from sandbox_server.client import connect
+from sandbox_server.guest.separate.values import Codec
 from sandbox_server.jobs import File, Job, Judge, LimitsRequest, Outcome, Verdict
 from tests.fakes import INFO, FakeSandbox
 from trainer.evaluation.calls import Answers, encode_inputs, read_answers
@@ -249,3 +250,30 @@ def test_what_was_seen_from_outside_comes_before_what_the_program_says() -> None
 
 def test_plain_inputs_are_plain_json() -> None:
     assert encode_inputs([[1, "a"], [[None]]], typed=False) == b'[[1,"a"],[[null]]]'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0, -7, True, False, None, 10**600, 10**700, 1 << 9000, 0.1, -0.0, 1e300, float("inf"), "",
+        "a\"\\\n\x00é\ud800\u2028😀",
+        "x" * 200, [1], (1,), {}, b"x", {1},
+    ],
+)  # fmt: skip
+def test_a_short_line_is_the_codecs(value: object) -> None:
+    """What is written without a codec is what one writes."""
+    codec = Codec(2)
+
+    assert inside._line(value, 1 << 20) == codec.dumps(["=", codec.encode(value)])
+
+
+def test_long_sequences_of_equal_numbers_have_the_same_line() -> None:
+    """Whether they are ints or floats; other values, and ints that no double holds, do not."""
+    many = 50_001
+    line = inside._line([2] * many, 1 << 20)
+
+    assert line.startswith(b'["#"')
+    assert line == inside._line([2.0] * many, 1 << 20)
+    assert line not in (inside._line([2] * (many - 1) + [3], 1 << 20), inside._line((2,) * many, 1 << 20))
+    assert inside._line([1 << 60] * many, 1 << 20) != inside._line([(1 << 60) + 1] * many, 1 << 20)
+    assert inside._line(["a"] * many, 1 << 20) == inside._line(["".join(["a"])] * many, 1 << 20)

@@ -24,10 +24,12 @@ import json
 import marshal
 import os
 import signal
+import struct
 import sys
 import time
 import types
 from _blake2 import blake2b  # hashlib would load OpenSSL in each run
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
@@ -41,10 +43,15 @@ DRIVER, CODEC = "_selfalign_driver", "_selfalign_values"
 _FLUSH_NS = 100_000_000
 _MANY, _PIECE = 50_000, 10_000  # items
 _AGAIN_S = 0.05  # a program may swallow the first word that its time is up
+_LEAST_NS = 1_000_000  # a timer of 0 is none
+_NUMBERS = frozenset({int, float, bool})
+_SHORT_INT_BITS = 2_000  # in decimal, fewer digits than the lowest limit on them that a program can set
+_EXACT_IN_A_DOUBLE = 1 << 53
 
 # Bound before the program can replace them.
 _exit, _getpid, _write = os._exit, os.getpid, os.write
 _cpu_ns, _setitimer, _hash, _dumps = time.process_time_ns, signal.setitimer, blake2b, marshal.dumps
+_quote, _pack = encode_basestring, struct.pack
 
 
 class _TimeUp(BaseException):
@@ -103,8 +110,35 @@ class _Answers:
             view = view[_write(self._fd, view) :]
 
 
-def _stop(number: int, frame: Any) -> None:
-    raise _TimeUp
+class _Timer:
+    """Raises `_TimeUp` in a call whose CPU time is used up.
+
+    One timer serves many calls: to set it for each and to clear it again takes longer than most calls do. When it
+    rings, it is set again for what the call that runs then has left.
+    """
+
+    def __init__(self) -> None:
+        self.due_ns = 0  # when the time of the running call is up, in the process's CPU time; 0 between calls
+        self._rings_ns = 0
+        signal.signal(signal.SIGPROF, self._ring)
+
+    def start(self, now_ns: int, limit_ns: int) -> None:
+        self.due_ns = due_ns = now_ns + limit_ns
+        if not now_ns < self._rings_ns <= due_ns:
+            self._set(now_ns, limit_ns)
+
+    def _set(self, now_ns: int, left_ns: int) -> None:
+        self._rings_ns = now_ns + left_ns
+        _setitimer(signal.ITIMER_PROF, left_ns / 1e9, _AGAIN_S)
+
+    def _ring(self, number: int, frame: Any) -> None:
+        now_ns, due_ns = _cpu_ns(), self.due_ns
+        if not due_ns:
+            self._rings_ns = 0  # the next call sets it
+        elif now_ns >= due_ns:
+            raise _TimeUp
+        else:
+            self._set(now_ns, max(due_ns - now_ns, _LEAST_NS))
 
 
 def _name(value: Any) -> str:
@@ -121,7 +155,11 @@ def _message(error: BaseException) -> str:
 def _line(value: Any, largest: int) -> bytes:
     """The line of a value."""
     try:
-        if type(value) in (list, tuple) and len(value) > _MANY:
+        line = _short_line(value, largest)
+        if line is not None:
+            return line
+        kind = type(value)
+        if (kind is str and len(value) > largest) or (kind in (list, tuple) and len(value) > _MANY):
             return _Plain(2).dumps(["#", *_digest(value)])
         codec = _Plain(2)
         data = codec.dumps(["=", codec.encode(value)])
@@ -130,15 +168,46 @@ def _line(value: Any, largest: int) -> bytes:
         return _Plain(2).dumps(["x", _name(value)])
 
 
-def _digest(value: "list[Any] | tuple[Any, ...]") -> "tuple[str, int]":
+def _short_line(value: Any, largest: int) -> "bytes | None":
+    """The same line that the codec writes, of what most calls return, without a codec; None for all else."""
+    kind = type(value)
+    if kind is int:
+        return b'["=",%d]' % value if value.bit_length() <= _SHORT_INT_BITS else None
+    if kind is bool:
+        return b'["=",true]' if value else b'["=",false]'
+    if value is None:
+        return b'["=",null]'
+    if kind is str and len(value) <= largest >> 3:  # a character takes six bytes at most
+        return b'["=",%b]' % _quote(value).encode("utf-8", "surrogatepass")
+    if kind is float and value - value == 0:
+        return b'["=",%b]' % repr(value).encode()
+    return None
+
+
+def _digest(value: "str | list[Any] | tuple[Any, ...]") -> "tuple[str, int]":
     """Hash and length of a sequence, piece by piece: some outputs fill most of the memory.
 
-    Equal values have equal hashes, because version 0 of marshal writes neither references nor what is interned.
+    Equal numbers have equal hashes, whether int or float, as far as a double holds them (but for 0.0 and -0.0). Of all
+    else equal values of equal types have equal hashes, because version 2 of marshal writes neither references nor what
+    is interned.
     """
     digest = _hash(type(value).__name__.encode())
     for start in range(0, len(value), _PIECE):
-        digest.update(_dumps(value[start : start + _PIECE], 0))
+        piece = value[start : start + _PIECE]
+        if isinstance(piece, str):
+            digest.update(piece.encode("utf-8", "surrogatepass"))
+        elif _fits_doubles(piece):
+            digest.update(_pack(f"{len(piece)}d", *piece))
+        else:
+            digest.update(_dumps(piece, 2))
     return digest.hexdigest(), len(value)
+
+
+def _fits_doubles(items: "list[Any] | tuple[Any, ...]") -> bool:
+    kinds = set(map(type, items))
+    if not kinds <= _NUMBERS:
+        return False
+    return int not in kinds or (max(items) <= _EXACT_IN_A_DOUBLE and min(items) >= -_EXACT_IN_A_DOUBLE)
 
 
 def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
@@ -160,7 +229,7 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
         return
     function = module.__dict__[name]
     answers.add("loaded")
-    signal.signal(signal.SIGPROF, _stop)
+    timer = _Timer()
     base, typed, largest = settings["base"], settings["typed"], settings["max_line_bytes"]
     pause_ns, pause_at = 1_000_000 * settings["pause_after_ms"], settings["pause_at"]
     began = flushed = _cpu_ns()
@@ -168,21 +237,21 @@ def _run(answers: _Answers, settings: "dict[str, Any]", program: str) -> None:
     for index, (given, limit_ms) in enumerate(zip(settings["inputs"], settings["cpu_limits_ms"], strict=True)):
         arguments = _Plain(2).decode(given) if typed else given
         started = _cpu_ns()
+        limit_ns = 1_000_000 * limit_ms
         try:
-            try:
-                _setitimer(signal.ITIMER_PROF, limit_ms / 1000, _AGAIN_S)
-                value = function(*arguments)
-            finally:
-                _setitimer(signal.ITIMER_PROF, 0)
+            timer.start(started, limit_ns)
+            value = function(*arguments)
+            timer.due_ns = 0
         except _TimeUp:
             answers.add("time")
             return
         except BaseException as error:
+            timer.due_ns = 0
             answers.add("!", _name(error), _message(error))
             return
         ended = _cpu_ns()
         used.append((ended - started) // 1_000)
-        if used[-1] > 1_000 * limit_ms:  # it swallowed the word
+        if ended - started > limit_ns:  # it swallowed the word
             answers.add("time")
             return
         answers.add_line(_line(value, largest))
