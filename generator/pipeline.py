@@ -354,8 +354,8 @@ def choose_seeds(database: Database, pipeline: Pipeline, progress: Progress | No
     mine = member.pipeline == pipeline.name
     with database.writing() as session:
         take_turns(session, f"seeds of {pipeline.name}")
-        session.execute(sa.update(member).where(mine, member.chosen, ~wanted).values(chosen=False))
-        session.execute(sa.update(member).where(mine, ~member.chosen, wanted).values(chosen=True))
+        changed = sa.update(member).where(mine, member.chosen != wanted).values(chosen=~member.chosen)
+        session.execute(changed, execution_options={"synchronize_session": False})
         count = session.scalar(sa.select(sa.func.count()).select_from(member).where(mine, member.chosen)) or 0
     if progress:
         progress.end(_SEED_FILTERS, f"{count} chosen")
