@@ -131,8 +131,8 @@ def add_seed(database: Database, pipeline: Pipeline) -> None:
                 insert_new(session, model, rows)
 
 
-def fill(database: Database, pipeline: Pipeline, parents: int) -> None:
-    """Write the rows of a finished build: a seed, concepts and an instruction for each of `parents`."""
+def fill(database: Database, pipeline: Pipeline, parents: int, begin: int = 0) -> None:
+    """Write the rows of a finished build: a seed, concepts and an instruction for each of `parents` but the first."""
     declare(database, pipeline)
     info = asyncio.run(InstantSandbox().info())
     executions = causes.execution(info.runtimes[0], info.default_limits)
@@ -140,7 +140,7 @@ def fill(database: Database, pipeline: Pipeline, parents: int) -> None:
         ensure_recipe(session, executions.stage, executions.parameters)
         row = session.get_one(models.Pipeline, pipeline.name)
         row.seeds_recipe_id, row.executions_recipe_id = pipeline.seeds.id, executions.id
-    for batch in batched(range(parents), 2000):
+    for batch in batched(range(begin, parents), 2000):
         with database.writing() as session:
             for model, rows in rows_of(pipeline, executions.id, batch):
                 insert_new(session, model, rows)

@@ -2,8 +2,10 @@
 
     python benchmarks/scale.py [--quick] [--write] [--only plan,build,ray,sandbox,recovery]
 
-Prints tables; with `--write` they go into docs/scale.md, between its markers, and the plots into docs/. `--quick` shows
-the way and not the slopes. PostgreSQL is started by the script itself, with fsync, where it is installed.
+Prints tables. With `--write` each part's figures go into docs/scale.json as soon as it is measured, and the tables of
+docs/scale.md, between its markers, and the plots are made from that file: what was measured before an interruption is
+there, and `--only` measures the rest. `--quick` shows the way and not the slopes. PostgreSQL is started by the script
+itself, with fsync, where it is installed.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import math
 import os
 import platform
+import random
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -52,6 +55,7 @@ from sandbox_server.server import serving  # noqa: E402
 from tests import postgres  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "scale.md"
+FIGURES = DOCUMENT.with_suffix(".json")
 TARGET = 10**8
 TOKENS = 300
 """Generated for a response: what the demo's recorded model needs, rounded up."""
@@ -70,17 +74,46 @@ class Sizes:
     recovery: int
 
 
-FULL = Sizes(plan=(10_000, 100_000, 1_000_000), build=20_000, ray=20_000, runs=6_000, recovery=600)
-QUICK = Sizes(plan=(1_000, 5_000), build=1_000, ray=1_000, runs=300, recovery=300)
+FULL = Sizes(plan=(10_000, 100_000, 1_000_000), build=20_000, ray=10_000, runs=6_000, recovery=1_200)
+QUICK = Sizes(plan=(1_000, 5_000), build=1_000, ray=600, runs=300, recovery=600)
 
 
-class SlowModel(InstantModel):
+class WorkersModel(InstantModel):
+    """Answers at once, and no two workers alike: a program that another worker wrote as well would run once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = random.getrandbits(40) << 20
+
+
+class SlowModel(WorkersModel):
     """Answers after a while, as a model does."""
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Answer."""
         await asyncio.sleep(0.05)
         return await super().complete(request)
+
+
+class Steady(Silent):
+    """Notes when programs were stored, which each response comes to in the end."""
+
+    def __init__(self) -> None:
+        self._stored: list[tuple[float, int]] = []
+
+    def advance(self, stage: str, rows: int = 1) -> None:
+        """Note."""
+        if stage == "executions":
+            self._stored.append((time.perf_counter(), rows))
+
+    def rows_per_s(self) -> float:
+        """From when a fifth was stored, as workers start one after the other, to the end."""
+        total, before = sum(rows for _, rows in self._stored), 0
+        ends = iter(self._stored)
+        while before < total / 5:
+            began, rows = next(ends)
+            before += rows
+        return (total - before) / (self._stored[-1][0] - began)
 
 
 class Databases:
@@ -111,7 +144,7 @@ class Databases:
             shutil.rmtree(folder)
 
 
-def recipe_of(folder: Path, responses: int, address: str = "embedded") -> Recipe:
+def recipe_of(folder: Path, responses: int, address: str = "embedded", concurrency: int = 64) -> Recipe:
     """A recipe that comes to so many responses."""
     shutil.rmtree(folder / "seeds", ignore_errors=True)
     (folder / "seeds").mkdir()
@@ -119,7 +152,7 @@ def recipe_of(folder: Path, responses: int, address: str = "embedded") -> Recipe
         (folder / "seeds" / f"add_{number}.py").write_text(SEED.format(number=number))
     return Recipe(
         name="bench",
-        model=ModelSettings("instant", mode="completion", concurrency=64),
+        model=ModelSettings("instant", mode="completion", concurrency=concurrency),
         seeds=SeedSettings(source="folder", path=str(folder / "seeds"), licence="MIT"),
         responses=StageSettings(fewshots=1, samples=SAMPLES),
         sandbox=SandboxSettings(address=address),
@@ -142,20 +175,21 @@ def plan(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
     """How long `selfalign plan` takes on a finished database, and what a response takes on the disk."""
     rows = []
     for kind in databases.kinds:
-        for responses in sizes.plan:
-            with databases.open(kind) as database:
-                pipeline = Pipeline(recipe_of(folder, 0))
-                empty = bytes_of(database)
-                fill(database, pipeline, responses // SAMPLES)
+        with databases.open(kind) as database:
+            pipeline = Pipeline(recipe_of(folder, 0))
+            empty, filled = bytes_of(database), 0
+            for responses in sizes.plan:
+                fill(database, pipeline, responses // SAMPLES, filled)
+                filled = responses // SAMPLES
                 if kind == "PostgreSQL":  # as autovacuum would have done meanwhile
                     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                         connection.exec_driver_sql("VACUUM ANALYZE")
                 began = time.perf_counter()
                 steps = planning.plan(database, pipeline)
                 took_s = time.perf_counter() - began
-                assert not any(step.at_most for step in steps), steps
+                assert not any(step.to_do or step.at_most for step in steps), steps
                 size = (bytes_of(database) - empty) / responses
-            rows.append({"database": kind, "responses": responses, "plan_s": took_s, "bytes_per_response": size})
+                rows.append({"database": kind, "responses": responses, "plan_s": took_s, "bytes_per_response": size})
     return rows
 
 
@@ -166,7 +200,8 @@ def build_rate(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
         timed = Timed()
         with databases.open(kind) as database:
             recipe = recipe_of(folder, sizes.build)
-            asyncio.run(build(recipe, database, timed, engine=InstantModel(), sandbox=InstantSandbox()))
+            sandbox = InstantSandbox(timed.drawn)  # stages are timed apart
+            asyncio.run(build(recipe, database, timed, engine=InstantModel(), sandbox=sandbox))
         for stage in ("responses", "executions"):
             count = timed.rows[stage] or 0
             rates = {"rows_per_s": count / timed.took_s[stage], "rows_per_cpu_s": count / timed.cpu_s[stage]}
@@ -175,24 +210,22 @@ def build_rate(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
 
 
 def ray_rate(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
-    """Rows that 1, 2 and 4 Ray workers make when model and sandbox answer at once."""
+    """Responses that 1, 2 and 4 Ray workers draw, run and store when model and sandbox answer at once."""
     import ray
 
     rows = []
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=4, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     try:
         with serve_instantly(folder) as address:  # after Ray, which forks
             for kind in databases.kinds:
                 for workers in (1, 2, 4):
-                    timed = Timed()
+                    steady = Steady()
                     with databases.open(kind) as database:
                         recipe = recipe_of(folder, sizes.ray, address)
-                        build_on_ray(recipe, database, timed, workers=workers, open_engine=lambda _: InstantModel())
-                    rates = {
-                        f"{stage}_per_s": (timed.rows[stage] or 0) / timed.took_s[stage]
-                        for stage in ("responses", "executions")
-                    }
-                    rows.append({"database": kind, "workers": workers, **rates})
+                        build_on_ray(recipe, database, steady, workers=workers, open_engine=lambda _: WorkersModel())
+                    rows.append({"database": kind, "workers": workers, "responses_per_s": steady.rows_per_s()})
     finally:
         ray.shutdown()
     return rows
@@ -232,11 +265,12 @@ def recovery(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
         second = cluster.add_node(**node)
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
         with serve_instantly(folder) as address:  # after Ray, which forks
-            recipe = recipe_of(folder, sizes.recovery, address)
+            # Few at a time: the first worker must not be through before the second one has started.
+            recipe = recipe_of(folder, sizes.recovery, address, concurrency=8)
             work = partial(build_on_ray, recipe, workers=2, open_engine=lambda _: SlowModel())
             for what, disturb in (("Ray worker", kill_a_worker), ("Ray node", partial(kill_a_node, cluster, second))):
                 with databases.open("SQLite") as database:
-                    watch = Watch(database, partial(work, database, Silent()), models.Response, workers=2)
+                    watch = Watch(database, partial(work, database, Silent()), workers=2)
                     watch.kill(partial(disturb, database))
                     rows.append({"killed": what, **watch.figures()})
     finally:
@@ -249,7 +283,7 @@ def recovery(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
         for what, kill in (("nothing, for comparison", lambda: None), ("sandbox server", servers[0].kill)):
             with databases.open("SQLite") as database:
                 job = partial(asyncio.run, build(recipe, database, Silent(), engine=InstantModel()))
-                watch = Watch(database, job, models.Execution, workers=1)
+                watch = Watch(database, job, workers=1)
                 watch.kill(kill)
                 rows.append({"killed": what, **watch.figures()})
     finally:
@@ -262,12 +296,11 @@ def recovery(databases: Databases, sizes: Sizes, folder: Path) -> Rows:
 class Watch:
     """Looks at the leases while a build runs in a thread."""
 
-    def __init__(self, database: Database, work: Callable[[], object], table: type[models.Base], workers: int) -> None:
+    def __init__(self, database: Database, work: Callable[[], object], workers: int) -> None:
         self._database = database
-        self._id = table.__table__.c.id
         self._thread = threading.Thread(target=work)
         self._thread.start()
-        while len(set(self._leases().values())) < workers or not self._stored(None):
+        while len(set(self._leases().values())) < workers or not self._has_run():
             assert self._thread.is_alive(), "the build ended before it could be disturbed"
             time.sleep(0.02)
 
@@ -278,37 +311,47 @@ class Watch:
         disturb()
         self._noticed_s: dict[str, float] = {}
         self._stored_s: dict[str, float] = {}
-        while self._thread.is_alive():
+        while True:
+            over = not self._thread.is_alive()
             now_s = time.perf_counter() - self._killed_at
             with self._database.reading() as session:
                 present = set(session.scalars(sa.select(models.Worker.id)))
             for worker in set(self._at_work.values()) - present:
                 self._noticed_s.setdefault(worker, now_s)
-            for key in self._stored(self._at_work):
+            for key in self._stored():
                 self._stored_s.setdefault(key, now_s)
+            if over:
+                return
             time.sleep(0.02)
-        self._thread.join()
 
     def figures(self) -> dict[str, Any]:
         """What was seen: of the worker that went first, or of all where there is but one."""
         lost = min(self._noticed_s, key=self._noticed_s.__getitem__, default="")
         alone = len(set(self._at_work.values())) == 1
         keys = [key for key, worker in self._at_work.items() if alone or worker == lost]
-        assert keys
+        assert keys, "nothing was at work"
         return {
             "noticed_s": None if alone else self._noticed_s[lost],
             "rows_at_work": len(keys),
-            "stored_s": max(self._stored_s.get(key, time.perf_counter() - self._killed_at) for key in keys),
+            "stored_s": max(self._stored_s[key] for key in keys),
         }
 
     def _leases(self) -> dict[str, str]:
         with self._database.reading() as session:
             return {lease.key: lease.worker_id for lease in session.scalars(sa.select(models.Lease))}
 
-    def _stored(self, keys: dict[str, str] | None) -> list[str]:
-        query = sa.select(self._id).limit(1) if keys is None else sa.select(self._id).where(self._id.in_(list(keys)))
+    def _has_run(self) -> bool:
+        """Whether a program was run: before that, other things are at work."""
         with self._database.reading() as session:
-            return list(session.scalars(query))
+            return session.scalar(sa.select(models.Execution.id).limit(1)) is not None
+
+    def _stored(self) -> list[str]:
+        """Of what was at work, what is stored."""
+        found: list[str] = []
+        with self._database.reading() as session:
+            for id in (models.Response.id, models.Execution.id):
+                found += session.scalars(sa.select(id).where(id.in_(list(self._at_work))))
+        return found
 
 
 def kill_a_worker(database: Database) -> None:
@@ -390,9 +433,9 @@ def extrapolate(found: dict[str, Rows], gpu_tokens_per_s: float) -> Rows:
     if fastest:
         rate = fastest["responses_per_s"]
         say(
-            "storing responses",
+            "making responses and runs",
             f"{TARGET / rate / 3600:,.0f} h",
-            f"{rate:,.0f} rows/s, {fastest['workers']} workers, {fastest['database']}",
+            f"{rate:,.0f} rows/s with their runs, {fastest['workers']} workers, {fastest['database']}",
         )
     for row in found.get("sandbox", ()):
         rate = row["runs_per_s_and_core"]
@@ -468,9 +511,9 @@ def plots(found: dict[str, Rows]) -> dict[str, str]:
         (
             "scale-ray.svg",
             found.get("ray"),
-            "Rows a second, model and sandbox answer at once",
+            "Responses drawn, run and stored a second; model and sandbox answer at once",
             "workers",
-            {" responses": "responses_per_s", " executions": "executions_per_s"},
+            {"": "responses_per_s"},
         ),
     ):
         if rows:
@@ -492,26 +535,32 @@ PARTS: dict[str, Callable[[Databases, Sizes, Path], Rows]] = {
 }
 
 
-def write(tables: dict[str, str], charts: dict[str, str]) -> None:
-    """Put tables between their markers in the document, and the plots beside it."""
+def publish(measured: dict[str, Any], gpu_tokens_per_s: float) -> None:
+    """Make the tables of the document, and the plots beside it, from all that was measured so far."""
+    found = {part: told["rows"] for part, told in measured.items()}
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name, content in tables.items():
+    for name in (*PARTS, "target"):
+        if name == "target":
+            content = table(extrapolate(found, gpu_tokens_per_s))
+        elif name in found:
+            content = f"{table(found[name])}\n\n{measured[name]['conditions']}"
+        else:
+            continue
         begin, end = f"<!-- scale.py: {name} -->\n", "\n<!-- /scale.py -->"
         pattern = re.escape(begin) + ".*?" + re.escape(end)
-        text, found = re.subn(pattern, lambda _, new=begin + content + end: new, text, flags=re.DOTALL)
-        assert found == 1, f"{DOCUMENT.name} has no place for {name}"
+        text, places = re.subn(pattern, lambda _, new=begin + content + end: new, text, flags=re.DOTALL)
+        assert places == 1, f"{DOCUMENT.name} has no place for {name}"
     DOCUMENT.write_text(text, encoding="utf-8")
-    for file, chart in charts.items():
+    for file, chart in plots(found).items():
         (DOCUMENT.parent / file).write_text(chart, encoding="utf-8")
 
 
-def conditions(command: str) -> str:
+def conditions(command: str, load: float, took_s: float) -> str:
     """What the figures were measured with."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
-        f"`{command}`; {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the end, {platform.system()} "
+        f"`{command}`: {took_s:,.0f} s on {os.cpu_count()} CPUs, load {load:.1f} before; {platform.system()} "
         f"{platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-        f"PostgreSQL with fsync on the same machine, {soft} descriptors."
+        "PostgreSQL with fsync on the same machine."
     )
 
 
@@ -519,7 +568,7 @@ def main() -> None:
     """Measure, print, and write if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="into docs/scale.json and docs/scale.md, part by part")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure; default: %(default)s")
     parser.add_argument(
         "--gpu-tokens-per-s", type=float, default=3000.0, help="assumed of one GPU; default: %(default)s"
@@ -530,7 +579,7 @@ def main() -> None:
         parser.error(f"--only: {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))  # of the workers
-    found: dict[str, Rows] = {}
+    known = json.loads(FIGURES.read_text(encoding="utf-8")) if options.write and FIGURES.exists() else {}
     with tempfile.TemporaryDirectory(prefix="selfalign-scale-") as name, contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(postgres.serve(durable=True))
@@ -539,16 +588,17 @@ def main() -> None:
             server = None
         databases = Databases(Path(name), server)
         for part in names:
-            found[part] = PARTS[part](databases, QUICK if options.quick else FULL, Path(name))
-            print(f"\n{part}: {PARTS[part].__doc__}\n\n{table(found[part])}", flush=True)
-    command = "python benchmarks/scale.py" + "".join(f" {word}" for word in sys.argv[1:] if word != "--write")
-    tables = {part: table(rows) for part, rows in found.items()} | {"conditions": conditions(command)}
-    if len(found) == len(PARTS):
-        tables["target"] = table(extrapolate(found, options.gpu_tokens_per_s))
-        print(f"\n{tables['target']}")
-    print(f"\n{tables['conditions']}")
-    if options.write:
-        write(tables, plots(found))
+            load, began = os.getloadavg()[0], time.monotonic()
+            rows = PARTS[part](databases, QUICK if options.quick else FULL, Path(name))
+            command = f"python benchmarks/scale.py{' --quick' if options.quick else ''} --only {part}"
+            told = conditions(command, load, time.monotonic() - began)
+            print(f"\n{part}: {PARTS[part].__doc__}\n\n{table(rows)}\n\n{told}", flush=True)
+            known[part] = {"rows": rows, "conditions": told}
+            if options.write:
+                FIGURES.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+                publish(known, options.gpu_tokens_per_s)
+    if set(known) == set(PARTS):
+        print(f"\n{table(extrapolate({part: told['rows'] for part, told in known.items()}, options.gpu_tokens_per_s))}")
 
 
 if __name__ == "__main__":
