@@ -108,7 +108,8 @@ def selection(recipe: Recipe, filters: Iterable[tuple[str, str]], before: Iterab
     parameters["filters"] = [list(entry) for entry in filters]
     parameters["sections"] = list(recipe.dataset.sections)
     usual = DatasetSettings()
-    drawn = {name: getattr(recipe.dataset, name) for name in ("sections_dropped", "assertions_shown", "comments")}
+    names = ("tests_when_asked", "sections_dropped", "assertions_shown", "comments")
+    drawn = {name: getattr(recipe.dataset, name) for name in names}
     if changed := {name: value for name, value in drawn.items() if value != getattr(usual, name)}:
         parameters["clean_up"] = changed | {"version": CLEAN_UP_VERSION}
     return Cause("selection", parameters)

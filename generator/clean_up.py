@@ -24,6 +24,28 @@ OPTIONAL = frozenset({"reasoning", "explanation"})
 """Sections that an answer can do without."""
 
 
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\"[^\"\n]*\"", flags=re.DOTALL)
+_TESTS = re.compile(
+    r"\b(?:tests?|test_?cases?|unit_?tests?|doctests?|pytest)\b(?!\s+(?:if|whether)\b)", flags=re.IGNORECASE
+)
+
+
+def asks_for_tests(instruction: str) -> bool:
+    """Whether an instruction wants tests: it has one of these words, outside code and double quotes.
+
+    Whole words, in any case: test, tests, testcase(s), unittest(s), doctest(s), pytest. Not where `if` or `whether`
+    follows: "test whether a number is prime" asks for no tests. The original looked for the letters, which "shortest"
+    and "latest" hold, too.
+    """
+    return bool(_TESTS.search(_CODE.sub(" ", instruction)))
+
+
+def sections_read(settings: DatasetSettings) -> tuple[str, ...]:
+    """The sections that `response` may need."""
+    more = ("tests",) if settings.tests_when_asked and "tests" not in settings.sections else ()
+    return (*settings.sections, *more)
+
+
 def instruction(text: str, test_code: str, response_id: str, settings: DatasetSettings) -> str:
     """The instruction, for some responses with one to five of the assertions that the code should pass.
 
@@ -45,11 +67,12 @@ def instruction(text: str, test_code: str, response_id: str, settings: DatasetSe
     return f"{text.rstrip()}\n\n{said}\n{codeblocks.fence(chr(10).join(chosen))}"
 
 
-def response(sections: Mapping[str, str], response_id: str, settings: DatasetSettings) -> str:
+def response(sections: Mapping[str, str], asked: str, response_id: str, settings: DatasetSettings) -> str:
     """The sections that are trained on, in the recipe's order.
 
     Args:
-        sections: texts by name, at least those of `settings.sections`.
+        sections: texts by name, at least those of `sections_read`.
+        asked: the instruction that is answered.
         response_id: what is drawn from.
         settings: what to do.
     """
@@ -58,7 +81,8 @@ def response(sections: Mapping[str, str], response_id: str, settings: DatasetSet
         for name in settings.sections
         if name not in OPTIONAL or _share(response_id, name) >= settings.sections_dropped
     ]
-    texts = [sections[name] for name in kept or settings.sections]
+    tests = sections_read(settings)[len(settings.sections) :] if asks_for_tests(asked) else ()
+    texts = [sections[name] for name in (*(kept or settings.sections), *tests)]
     return "\n\n".join(texts if settings.comments else map(without_comments_in_blocks, texts))
 
 

@@ -85,7 +85,8 @@ def _preference(session: Session, dataset: Dataset) -> Iterator[Row]:
     changed = {name: value for name, value in selection.get("clean_up", {}).items() if name != "version"}
     settings = DatasetSettings(sections=tuple(selection["sections"]), **changed)
     bad = sa.orm.aliased(Response)
-    sections = [getattr(bad, name) for name in settings.sections]
+    names = clean_up.sections_read(settings)
+    sections = [getattr(bad, name) for name in names]
     failed = (
         sa.select(DatasetItem.position, bad.id, Execution.verdict, *sections)
         .join(Response, Response.id == DatasetItem.response_id)
@@ -95,11 +96,12 @@ def _preference(session: Session, dataset: Dataset) -> Iterator[Row]:
         .where(Execution.verdict.not_in(("PASSED", "NO_TESTS", "REFUSED")))
         .order_by(DatasetItem.position, bad.sample_index)
     )
-    for page in batched(_items(session, dataset)):
+    for page in batched(_items(session, dataset, Instruction.instruction.label("asked"))):
         pairs = {row.position: row for row in page}
         for position, _, verdict, *texts in session.execute(failed.where(DatasetItem.position.in_(pairs))):
             pair = pairs[position]
-            rejected = clean_up.response(dict(zip(settings.sections, texts, strict=True)), pair.response_id, settings)
+            parts = dict(zip(names, texts, strict=True))
+            rejected = clean_up.response(parts, pair.asked, pair.response_id, settings)
             yield {
                 "prompt": pair.instruction,
                 "chosen": pair.response,

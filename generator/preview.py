@@ -171,11 +171,14 @@ def _selection(session: Session, pipeline: Pipeline, row: models.Response, now: 
     if rejection := pipeline.rules.judge(candidate):
         return told | {"kept": False, "filter": rejection[0].name, "reason": rejection[1]}
     settings = pipeline.recipe.dataset
-    sections: dict[str, str] = {name: getattr(row, name) for name in settings.sections}
+    sections = {name: getattr(row, name) for name in clean_up.sections_read(settings)}
     asked = clean_up.instruction(candidate.instruction, row.test_code or "", row.id, settings)
     return told | {
         "kept": True,
-        "pair": {"instruction": asked, "response": clean_up.response(sections, row.id, settings)},
+        "pair": {
+            "instruction": asked,
+            "response": clean_up.response(sections, candidate.instruction, row.id, settings),
+        },
     }
 
 

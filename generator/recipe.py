@@ -233,6 +233,8 @@ class DatasetSettings:
         "explanation",
     )
     """Parts of an answer that are trained on, in this order."""
+    tests_when_asked: bool = False
+    """Whether an answer keeps its tests, at its end, where the instruction asks for tests; the original's is true."""
     sections_dropped: float = 0.0
     """Share of the pairs that go without their reasoning, and without their explanation; the original's is 0.5."""
     assertions_shown: float = 0.0

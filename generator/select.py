@@ -254,7 +254,8 @@ def _freeze(
 
 def _kept(session: Session, recipe_id: str, settings: DatasetSettings) -> Iterator[tuple[str, str, str]]:
     """Response id, instruction and answer of every kept response, in the order of ids, which are hashes: no order."""
-    parts = [getattr(Response, section) for section in settings.sections]
+    names = clean_up.sections_read(settings)
+    parts = [getattr(Response, section) for section in names]
     after = ""
     while True:
         query = (
@@ -267,9 +268,8 @@ def _kept(session: Session, recipe_id: str, settings: DatasetSettings) -> Iterat
         )
         page = session.execute(query).all()
         for id, instruction, test_code, *texts in page:
-            sections = dict(zip(settings.sections, texts, strict=True))
             asked = clean_up.instruction(instruction, test_code or "", id, settings)
-            yield id, asked, clean_up.response(sections, id, settings)
+            yield id, asked, clean_up.response(dict(zip(names, texts, strict=True)), instruction, id, settings)
         if len(page) < BATCH_ROWS:
             return
         after = page[-1][0]

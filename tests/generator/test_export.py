@@ -15,7 +15,7 @@ from generator import causes, export, models
 from generator.export import FORMS, LAYOUTS, ExportError
 from generator.pipeline import Pipeline, build
 from generator.progress import Silent
-from generator.recipe import Recipe, load_recipe
+from generator.recipe import DatasetSettings, Recipe, load_recipe
 from generator.store import Database, find_dataset
 from generator.toml import dumps
 from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
@@ -111,6 +111,24 @@ def test_preference_pairs_set_an_answer_beside_one_that_failed(built: Database, 
     assert all(row["chosen"] == pairs[str(row["prompt"])] for row in rows)
     wrong = {"\n\n".join((row.reasoning or "", row.implementation or "", row.explanation or "")) for row in bad}
     assert {row["rejected"] for row in rows} <= wrong
+
+
+def test_both_sides_of_a_preference_keep_the_tests_that_were_asked_for(
+    built: Database, small: Recipe, tmp_path: Path
+) -> None:
+    with built.writing() as session:
+        session.execute(sa.update(models.Instruction).values(instruction=models.Instruction.instruction + " Test it."))
+    asked = dataclasses.replace(small, dataset=DatasetSettings(sections=("implementation",), tests_when_asked=True))
+    asyncio.run(build(asked, built, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(sometimes)))
+
+    rows = lines(built, tmp_path / "p.jsonl", "preference")
+
+    assert rows
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            implementation, _, tests = str(row[side]).partition("\n\n")
+            assert implementation.startswith("```python\ndef add")
+            assert tests.startswith("```python\nassert add")
 
 
 def test_the_card_carries_the_recipe_which_makes_the_same_keys(built: Database, small: Recipe, tmp_path: Path) -> None:

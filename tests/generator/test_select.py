@@ -62,6 +62,7 @@ class Shelf:
             **self.drawn,
             "reasoning": f"why {id}",
             "implementation": f"how {id}",
+            "tests": f"check {id}",
             "code": code,
             "program_key": f"k{id}" if code else None,
             "error": None if code else "no part Tests",
@@ -197,6 +198,20 @@ def test_pairs_are_cleaned_up_when_they_are_frozen(shelf: Shelf) -> None:
     with shelf.database.reading() as session:
         dataset = store.find_dataset(session, "pairs")
         assert [item.response for item in store.iter_items(session, dataset.id, [0])] == ["how r"]
+
+
+def test_pairs_keep_their_tests_where_the_instruction_asks_for_them(shelf: Shelf) -> None:
+    shelf.instruction("i1", "do one, and test it")
+    shelf.response("r1", "i1", "a = 1")
+    shelf.instruction("i2", "do two")
+    shelf.response("r2", "i2", "a = 2")
+
+    shelf.select(settings=DatasetSettings(sections=("implementation",), tests_when_asked=True))
+
+    with shelf.database.reading() as session:
+        dataset = store.find_dataset(session, "pairs")
+        told = [item.response for item in store.iter_items(session, dataset.id, [0, 1])]
+    assert told == ["how r1\n\ncheck r1", "how r2"]
 
 
 def test_what_was_not_executed_yet_is_not_judged(shelf: Shelf) -> None:
