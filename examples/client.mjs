@@ -1,5 +1,5 @@
 // The sandbox from JavaScript or TypeScript: npm install @grpc/grpc-js @grpc/proto-loader, then
-//   node examples/client.mjs 127.0.0.1:50051
+//   node examples/client.mjs 127.0.0.1:50061
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { createRequire } from "node:module";
@@ -13,7 +13,7 @@ const definition = loadSync("sandbox_server/v1/sandbox.proto", {
   includeDirs: [root], keepCase: true, enums: String, longs: Number, defaults: true,
 });
 const { SandboxService } = grpc.loadPackageDefinition(definition).sandbox_server.v1;
-const client = new SandboxService(process.argv[2] ?? "127.0.0.1:50051", grpc.credentials.createInsecure());
+const client = new SandboxService(process.argv[2] ?? "127.0.0.1:50061", grpc.credentials.createInsecure());
 
 const call = (method, request, seconds) =>
   new Promise((resolve, reject) =>

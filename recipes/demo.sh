@@ -22,13 +22,10 @@ step status --recipe "$recipe"       # the funnel
 
 cat <<END
 
-Ask the database (docs/sql.md has more):
-  selfalign db query --recipe $recipe "SELECT agreement, mutation_score, kept, filter FROM scored_responses ORDER BY 1 DESC, 2 DESC"
+Next, after '. ${VENV:-.venv}/bin/activate' (docs/sql.md has more questions, docs/viewing.md pictures):
   selfalign db query --recipe $recipe "SELECT licence, count(*) FROM seeds GROUP BY licence"
-  selfalign db query --recipe $recipe "SELECT reason, count(*) FROM rejected_pairs GROUP BY reason ORDER BY 2 DESC"
-
-Try next ($(dirname "$(command -v selfalign)") is where the command lives):
-  make demo                                            # again: no completion drawn, no program run twice
+  selfalign db query --recipe $recipe "SELECT reason, count(*) FROM rejected_pairs GROUP BY 1 ORDER BY 2 DESC"
   selfalign export --recipe $recipe --output pairs.jsonl
-  selfalign sandbox run --expect-tests examples/hello.py  # one program through the sandbox
+  selfalign sandbox run --expect-tests examples/hello.py   # one program through the sandbox
+  make demo                                                # again: nothing is drawn, run or trained twice
 END

@@ -34,7 +34,7 @@ PHRASES = {
     "trainer/evaluation/": "benchmarks, pass@k, comparison, through the same sandbox",
     "migrations/": "the schema's history, for alembic",
     "recipes/": "the files that drive a run, and the demo as one line a stage",
-    "examples/": "a program to try, and a client in JavaScript",
+    "examples/": "a program to try, and clients in JavaScript and Go",
     "scripts/": "set-up, code generation, recording",
     "benchmarks/": "every figure, with the command that prints it",
     "deploy/": "images, compose, Kubernetes, systemd, Prometheus and a dashboard",

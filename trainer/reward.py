@@ -1,6 +1,6 @@
 """A reward for reinforcement learning: 1 where a completion passes its tests in a sandbox, 0 where it does not.
 
-    with sandbox_reward("127.0.0.1:50051") as reward:
+    with sandbox_reward("127.0.0.1:50061") as reward:
         GRPOTrainer(model=..., reward_funcs=reward, train_dataset=...).train()   # a data set with a column `tests`
 
 The signature is the one of TRL's reward functions; nothing of TRL, transformers or torch is imported. Trouble of the
