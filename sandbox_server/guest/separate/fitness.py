@@ -37,6 +37,8 @@ _TELLING = frozenset({
     ast.Import, ast.ImportFrom, ast.Global, ast.Name, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef,
     ast.ExceptHandler, ast.Attribute, ast.Call,
 })  # fmt: skip
+_PROGRAM = frozenset({"solution", "__main__"})
+_INDIRECTLY = frozenset({"eval", "exec", "getattr", "__import__"})
 _SILENT = frozenset({ast.Constant, ast.Load, ast.Store, ast.Del, str, int, type(None)})
 
 
@@ -46,12 +48,14 @@ class Fitness:
     Attributes:
         reason: why they cannot be judged separately, or empty.
         named: names that they speak of, as names or attributes.
-        classes: those among them that they expect to be classes of the program's, going by how classes are called: a
-            class in a function's place would answer for the value that the function owes.
+        classes: those among them that they expect to be classes of the program's, going by how classes are called and
+            where they come from: a class in a function's place would answer for the value that the function owes, and
+            so would one of the program's that is called as one that the tests import or define.
         bound: names that they bind at their top level.
         free: names that they use and do not bind themselves.
         rebound: global names that functions of theirs rebind.
         seeds: they seed `random`.
+        roundabout: they may reach the program otherwise than by the names that they use.
     """
 
     def __init__(self, tree: ast.Module) -> None:
@@ -62,6 +66,9 @@ class Fitness:
         self.rebound: set[str] = set()
         self.seeds = False
         self._modules: set[str] = set()
+        self._attributes: set[tuple[str, str]] = set()  # with the name that they are looked up from
+        self._from_program: set[str] = set()
+        self._from_elsewhere: set[str] = set()
         bound_anywhere: set[str] = set()
         for statement in tree.body:
             self._bind(statement)
@@ -76,8 +83,12 @@ class Fitness:
                     nodes += [inner for inner in part if type(inner) not in _SILENT]
                 elif isinstance(part, ast.AST) and type(part) not in _SILENT:
                     nodes.append(part)
-        self.classes = {name for name in self.named if name.lstrip("_")[:1].isupper() and not hasattr(builtins, name)}
+        mentioned = self.named - bound_anywhere | self._from_program
+        mentioned |= {name for base, name in self._attributes if base not in self._from_elsewhere}
+        self.classes = {name for name in mentioned if name.lstrip("_")[:1].isupper() and not hasattr(builtins, name)}
+        self.named.update(name for _, name in self._attributes)
         self.free = {name for name in self.named if name not in self.bound and name not in bound_anywhere}
+        self.roundabout = bool(self._from_program or "check" in self.bound or self.named & _INDIRECTLY)
         if self._modules >= {"asyncio", "time"}:
             self._refuse("the time that concurrent tasks take")
 
@@ -93,9 +104,12 @@ class Fitness:
                 if type(called) is ast.Name and called.id in _UNSHARED_CALLS and called.id not in self.bound:
                     self._refuse(_UNSHARED_CALLS[called.id])
             case ast.Attribute(value, attribute, context):
-                self.named.add(attribute)
-                if type(value) is ast.Name:
-                    self._look_at_attribute(value.id, attribute, context)
+                while isinstance(value, ast.Attribute):
+                    value = value.value
+                base = value.id if isinstance(value, ast.Name) else ""
+                self._attributes.add((base, attribute))
+                if value is node.value:
+                    self._look_at_attribute(base, attribute, context)
                 if attribute in _UNSHARED_METHODS:
                     self._refuse("the program's log and warnings")
             case ast.arg(name) | ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name):
@@ -105,11 +119,14 @@ class Fitness:
             case ast.Import(aliases):
                 for alias in aliases:
                     self._imported(alias.name)
-                    bound.add((alias.asname or alias.name).partition(".")[0])
+                    name = (alias.asname or alias.name).partition(".")[0]
+                    bound.add(name)
+                    (self._from_program if alias.name in _PROGRAM else self._from_elsewhere).add(name)
             case ast.ImportFrom(module, aliases):
                 for alias in aliases:
                     bound.add(alias.asname or alias.name)
                     self.named.add(alias.name)
+                    (self._from_program if module in _PROGRAM else self._from_elsewhere).add(alias.name)
                     whole = f"{module}.{alias.name}"
                     self._imported(whole if whole in _UNSHARED_MODULES else module or "")
             case ast.Global(names):
@@ -168,6 +185,6 @@ def shadowed(fitness: Fitness, defined: set[str], entry_point: str) -> tuple[set
         return {entry_point} & defined, ""
     if others or not candidates:
         return set(), ""
-    if len(candidates) == 1:
+    if len(candidates) == 1 and not fitness.roundabout:
         return candidates, ""
     return set(), f"the program redefines {', '.join(sorted(candidates))}, and the tests do not tell which they test"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import opcode
 from typing import TYPE_CHECKING, Any
 
 from .describe import COMPARISONS, PASSED_ON, is_reserved
@@ -198,7 +199,10 @@ def _passing_on(name: str) -> Any:
         cls = type(self)
         if name in _ANSWERS and not cls._named:
             raise cls._peer.refuse(_opaque(cls, "asked for its truth, length or content, or computed with"))
-        return cls._peer.call("special", self, name, arguments)
+        result = cls._peer.call("special", self, name, arguments)
+        if name == "__exit__":
+            _check_exit(cls._peer, result, *arguments)
+        return result
 
     passed_on.__name__ = name
     return passed_on
@@ -270,6 +274,25 @@ def make_class(peer: JudgePeer, told: dict[str, Any], bases: list[type], named: 
     return made
 
 
+_RAISE = opcode.opmap["RAISE_VARARGS"]
+
+
+def _check_exit(peer: JudgePeer, swallows: Any, cls: Any = None, error: Any = None, *_: Any) -> None:
+    """A program's context manager may keep from the tests what they raised on purpose, and no failure of its own.
+
+    Raises:
+        Refused: whether the tests go on would be its word.
+    """
+    if error is None or not swallows:
+        return
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    raised = innermost is not None and innermost.tb_frame.f_code.co_code[innermost.tb_lasti] == _RAISE
+    if not raised or isinstance(error, AssertionError) or "@handle" in getattr(error, "__dict__", {}):
+        raise peer.refuse(f"a context manager of the program's swallows {cls.__name__}, which the tests did not raise")
+
+
 def _field(name: str, given: str, value: Any, kw_only: bool) -> tuple[str, Any, Any]:
     import dataclasses
 
@@ -289,7 +312,7 @@ def _check_names(peer: JudgePeer, told: dict[str, Any], named: bool) -> None:
     """
     parts = [part if isinstance(part, str) else part[0] for key in ("fields", "members") for part in told.get(key, ())]
     for name in (*parts, *told["methods"]):
-        if not isinstance(name, str) or is_reserved(name):
+        if not isinstance(name, str) or is_reserved(name) or not _is_normal(name):
             raise ValueError("not a name of a part")
     for _, value in told.get("members", ()):
         if hasattr(type(value), "__get__"):
@@ -299,6 +322,15 @@ def _check_names(peer: JudgePeer, told: dict[str, Any], named: bool) -> None:
         raise peer.refuse(
             f"the program's class {told['name']}, which the tests never name, has a part {min(answering)!r}"
         )
+
+
+def _is_normal(name: str) -> bool:
+    """Does the compiler, which normalises names, leave it as it is? Twins are made of text that holds them."""
+    if name.isascii():
+        return True
+    import unicodedata
+
+    return unicodedata.normalize("NFKC", name) == name
 
 
 def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str], named: bool) -> dict[str, Any]:
@@ -317,7 +349,10 @@ def _of_structure(peer: JudgePeer, special: set[str], methods: frozenset[str], n
         def forwarded(self: Any, *arguments: Any) -> Any:
             if name in _ANSWERS and not named:
                 raise peer.refuse(_opaque(type(self), "asked for its truth, length or content, or computed with"))
-            return peer.call("special", self, name, arguments)
+            result = peer.call("special", self, name, arguments)
+            if name == "__exit__":
+                _check_exit(peer, result, *arguments)
+            return result
 
         forwarded.__name__ = name
         return forwarded

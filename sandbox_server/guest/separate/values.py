@@ -316,7 +316,9 @@ class Codec:
             return self.decode_other(tag, node)
         try:
             return decoder(self, node, depth + 1)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, ArithmeticError, RecursionError) as error:
+        except Malformed:
+            raise
+        except Exception as error:  # whatever the types make of what they are given
             raise Malformed(f"not a value of tag {tag!r}: {error}") from None
 
     def values(self, nodes: Any, depth: int) -> list[Any]:
@@ -339,7 +341,9 @@ class Codec:
         try:
             mirror = self._register(handle, shape.make(self.values(header, depth)), shape)
             self._fill(mirror, parts, depth)
-        except (ValueError, TypeError, IndexError) as error:
+        except Malformed:
+            raise
+        except Exception as error:
             raise Malformed(f"not a {name}: {error}") from None
         return mirror.value
 
@@ -375,7 +379,9 @@ class Codec:
                 raise Malformed("not a change")
             try:
                 self._fill(self._mirror(change[0]), change[1:], 1)
-            except (ValueError, TypeError) as error:
+            except Malformed:
+                raise
+            except Exception as error:
                 raise Malformed(f"not a change: {error}") from None
 
     def sweep(self) -> list[int]:
