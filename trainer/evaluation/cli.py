@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--base", is_flag=True, help="Prompt --model with bare code, not through its chat template.")
 @click.option("--repair", default="", metavar="EVALUATION", help="For livecodebench-repair: the first attempts.")
 @click.option("--data", help="File or folder of the benchmark's data.")
+@click.option("--data-version", metavar="VERSION", help="Take a data file of another hash for this version.")
 @click.option("--limit", type=click.IntRange(min=0), help="Only the first problems; 0 means all.")
 @click.option("--n", "n", type=click.IntRange(min=1), help="Samples of each problem that --model draws.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy.")
@@ -91,7 +92,7 @@ def _request(options: dict[str, Any]) -> Request:
     if options["recipe"]:
         recipe, settings = from_recipe(Path(options["recipe"]))
         database, sandbox, dataset = recipe.database, recipe.sandbox, recipe.dataset.name or recipe.name
-    names = {"n": "samples", "benchmark": "benchmark", "data": "data", "limit": "limit"}
+    names = {"n": "samples", "benchmark": "benchmark", "data": "data", "data_version": "data_version", "limit": "limit"}
     names |= {"temperature": "temperature", "max_tokens": "max_tokens"}
     given = {setting: options[option] for option, setting in names.items() if options[option] is not None}
     try:
@@ -135,7 +136,7 @@ def _table(report: Report) -> str:
     scores = report.scores
     from trainer.evaluation.show import rates_text
 
-    lines = [f"{report.benchmark}: {report.subject}"]
+    lines = [" ".join(filter(None, (report.benchmark, report.data_version))) + f": {report.subject}"]
     lines += [f"  {verdict:<14}{count:>6}" for verdict, count in scores["verdicts"].items()]
     lines += rates_text(scores)
     if "unjudged" in scores:
@@ -156,6 +157,7 @@ def _document(report: Report) -> dict[str, Any]:
     return {
         "evaluation": report.evaluation,
         "benchmark": report.benchmark,
+        "data_version": report.data_version,
         "subject": report.subject,
         "scores": report.scores,
         "ran": report.ran,

@@ -94,7 +94,8 @@ async def score(request: Request, progress: Callable[[str, int, int], None]) -> 
         RulerBroken: a canonical solution does not pass.
     """
     settings = request.settings
-    benchmark = load_benchmark(settings.benchmark, Path(settings.data) if settings.data else None)
+    data = Path(settings.data) if settings.data else None
+    benchmark = load_benchmark(settings.benchmark, data, settings.data_version)
     problems = benchmark.problems[: settings.limit or None]
     database = open_database(request.database_url, create=True)
     with contextlib.closing(database):

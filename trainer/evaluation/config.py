@@ -29,6 +29,8 @@ class EvaluateSettings:
     """Which problems."""
     data: str = ""
     """File or folder; empty: the usual places."""
+    data_version: str = ""
+    """Take a file of another hash for this version; empty: only files that were published."""
     limit: int = 0
     """Only the first problems; 0 means all."""
     samples: int = 1

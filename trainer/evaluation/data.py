@@ -46,12 +46,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A data file that was found."""
+    """A data file that was found.
+
+    Attributes:
+        md5: of the uncompressed file.
+        version: whose rules count; empty where no versions are known.
+        published: the file is the one that was published as this version.
+    """
 
     path: Path
     md5: str
     version: str
     data: bytes
+    published: bool = True
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The objects of its lines, or of the one array that it is.
@@ -68,7 +75,7 @@ class Content:
             raise DataUnfit(f"{self.path}: not JSON: {error}") from None
 
 
-def find_data(name: str, source: Source, data: Path | None) -> Content:
+def find_data(name: str, source: Source, data: Path | None, version: str = "") -> Content:
     """Find and read a benchmark's file.
 
     Args:
@@ -76,10 +83,14 @@ def find_data(name: str, source: Source, data: Path | None) -> Content:
         source: what to look for.
         data: the file, or a folder that holds it. None: the folder named by the environment variable
             SELFALIGN_BENCHMARK_DATA, then `shared/data` beside the checkout, then an installed package.
+        version: take the file for this one, although it is not the one that was published as it.
 
     Raises:
         DataUnfit: nothing found, unreadable, or another version.
     """
+    if version and version not in source.versions.values():
+        known = ", ".join(source.versions.values()) or "none"
+        raise DataUnfit(f"{name} has no version {version!r}; versions known: {known}")
     path = _find(name, source, data)
     try:
         raw = path.read_bytes()
@@ -87,13 +98,19 @@ def find_data(name: str, source: Source, data: Path | None) -> Content:
     except (OSError, EOFError, zlib.error) as error:
         raise DataUnfit(f"{path}: cannot be read: {error}") from error
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()  # names a version, as its publishers do
-    if source.versions and md5 not in source.versions:
-        known = " or ".join(f"{expected} ({version})" for expected, version in source.versions.items())
+    found = source.versions.get(md5, "")
+    if version and found != version:
+        if found:
+            raise DataUnfit(f"{path}: this is {name} {found}, not {version}: its MD5 is {md5}")
+        return Content(path, md5, version, content, published=False)
+    if source.versions and not found:
+        known = " or ".join(f"{expected} ({label})" for expected, label in source.versions.items())
         raise DataUnfit(
             f"{path}: not the {name} data whose scores are published: MD5 {md5} of the uncompressed file, "
-            f"expected {known}. Get {source.obtain}"
+            f"expected {known}. Get {source.obtain}; or, if you know this file, have it scored by a version's rules "
+            f"with --data-version {list(source.versions.values())[-1]}"
         )
-    return Content(path, md5, source.versions.get(md5, ""), content)
+    return Content(path, md5, found, content)
 
 
 def _find(name: str, source: Source, data: Path | None) -> Path:

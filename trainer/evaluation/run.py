@@ -34,6 +34,7 @@ class Report:
         scores: see `add_up`.
         samples: every one of them, in the benchmark's order.
         ran: how many were run now; the others had their verdict from an earlier run.
+        data_version: see `Benchmark.version`.
     """
 
     evaluation: str
@@ -42,6 +43,7 @@ class Report:
     scores: dict[str, Any]
     samples: tuple[ScoredSample, ...]
     ran: int
+    data_version: str = ""
 
 
 async def evaluate(
@@ -130,7 +132,7 @@ async def evaluate(
     samples = tuple(finished[problem.task_id, index] for problem, index in wanted)
     scores = add_up(samples)
     rows.finish(scores)
-    return Report(rows.id, benchmark.name, source.subject, scores, samples, ran)
+    return Report(rows.id, benchmark.name, source.subject, scores, samples, ran, benchmark.version)
 
 
 def add_up(samples: Sequence[ScoredSample]) -> dict[str, Any]:

@@ -112,3 +112,30 @@ def test_a_row_of_another_form_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(DataUnfit, match=r"HumanEval.jsonl: row 1 is not one of humaneval: no field 'prompt'"):
         load_benchmark("humaneval", tmp_path)
+
+
+def test_a_file_of_another_hash_is_taken_for_a_version_when_somebody_says_so(
+    tmp_path: Path, benchmark_data: Path
+) -> None:
+    """It is scored by that version's rules, and the benchmark says that it is not the published file."""
+    published = gzip.decompress((benchmark_data / "HumanEvalPlus-v0.1.9.jsonl.gz").read_bytes()).splitlines()
+    file = tmp_path / "HumanEvalPlus.jsonl"
+    file.write_bytes(b"\n".join(published[:2]))
+
+    with pytest.raises(
+        DataUnfit, match=r"expected 84f4.* \(v0\.1\.9\) or fe58.* \(v0\.1\.10\).*--data-version v0\.1\.10"
+    ):
+        load_benchmark("humaneval+", file)
+    taken = load_benchmark("humaneval+", file, "v0.1.10")
+    known = load_benchmark("humaneval+", benchmark_data, "v0.1.9")
+
+    assert (taken.version, len(taken.problems)) == ("v0.1.10, another file", 2)
+    assert taken.parameters == {"rules": "evalplus 0.3.1"}
+    assert (known.version, known.parameters) == ("v0.1.9", {"rules": "evalplus 0.2.1"})
+    with pytest.raises(DataUnfit, match=r"this is humaneval\+ v0\.1\.9, not v0\.1\.10"):
+        load_benchmark("humaneval+", benchmark_data, "v0.1.10")
+    with pytest.raises(DataUnfit, match=r"humaneval\+ has no version 'v1'; versions known: v0\.1\.9, v0\.1\.10"):
+        load_benchmark("humaneval+", file, "v1")
+    file.write_bytes(b"\n".join(published[:1] * 2))
+    with pytest.raises(DataUnfit, match=r"row 2 has the task_id of an earlier one, 'HumanEval/0'"):
+        load_benchmark("humaneval+", file, "v0.1.10")

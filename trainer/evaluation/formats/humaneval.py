@@ -76,6 +76,7 @@ HUMANEVAL_PLUS = Source(
         "HumanEvalPlus.jsonl.gz",
         "HumanEvalPlus.jsonl",
     ),
+    # v0.1.9 was hashed here; v0.1.10 is what other projects' records of the published file agree on.
     versions={"84f4b93a1270b492e4c54d5212da7a5b": "v0.1.9", "fe585eb4df8c88d844eeb463ea4d0302": "v0.1.10"},
     read=_read_plus,
     obtain="HumanEvalPlus.jsonl.gz of github.com/evalplus/humanevalplus_release, tag v0.1.9 or v0.1.10 (Apache-2.0)",

@@ -71,6 +71,7 @@ MBPP_PLUS = Source(
         "MbppPlus.jsonl.gz",
         "MbppPlus.jsonl",
     ),
+    # v0.1.0 was hashed here; v0.2.0 is what other projects' records of the published file agree on.
     versions={"ebe95df0d5220f00cedd6f4bddea35e4": "v0.1.0", "ee43ecabebf20deef4bb776a405ac5b1": "v0.2.0"},
     read=_read_plus,
     obtain="MbppPlus.jsonl.gz of github.com/evalplus/mbppplus_release, tag v0.1.0 or v0.2.0 (Apache-2.0)",
