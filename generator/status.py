@@ -6,14 +6,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from generator import views
 from generator.models import Pipeline
 from generator.store import Database
 
-_FUNNEL = "SELECT stage, rows FROM funnel WHERE pipeline = :pipeline ORDER BY step"
-_VERDICTS = """
-SELECT verdict, responses FROM verdicts WHERE pipeline = :pipeline AND verdict IS NOT NULL
-ORDER BY responses DESC, verdict
-"""
+# The view `funnel`, and the verdicts that it counts, in one pass over the responses.
+_COUNTS = f"""
+WITH counted AS MATERIALIZED (SELECT pipeline, verdict, responses FROM verdicts WHERE pipeline = :pipeline)
+SELECT f.step, f.stage AS name, f.rows FROM ({views.funnel("counted")}) f WHERE f.pipeline = :pipeline
+UNION ALL SELECT NULL, verdict, responses FROM counted WHERE verdict IS NOT NULL
+ORDER BY 1, 3 DESC, 2
+"""  # noqa: S608  # constants
 _REJECTIONS = """
 SELECT filter, reason, count(*) AS responses
 FROM judgements j JOIN pipelines p ON p.selection_recipe_id = j.recipe_id
@@ -62,14 +65,16 @@ def status(database: Database, pipeline: str | None) -> dict[str, Any]:
             return [dict(row) for row in session.execute(sa.text(query), values).mappings()]
 
         names = session.scalars(sa.select(Pipeline.name).order_by(Pipeline.name)).all()
-        pipelines = {
-            name: {
-                "funnel": rows(_FUNNEL, pipeline=name),
-                "verdicts": rows(_VERDICTS, pipeline=name),
-                "rejections": rows(_REJECTIONS, pipeline=name),
-            }
-            for name in names
-            if pipeline in (None, name)
-        }
+        pipelines = {}
+        for name in names:
+            if pipeline in (None, name):
+                counts = rows(_COUNTS, pipeline=name)
+                pipelines[name] = {
+                    "funnel": [{"stage": row["name"], "rows": row["rows"]} for row in counts if row["step"]],
+                    "verdicts": [
+                        {"verdict": row["name"], "responses": row["rows"]} for row in counts if not row["step"]
+                    ],
+                    "rejections": rows(_REJECTIONS, pipeline=name),
+                }
         datasets = [row | {"created_at": str(row["created_at"])} for row in rows(_DATASETS)]
     return {"pipelines": pipelines, "datasets": datasets}

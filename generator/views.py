@@ -87,7 +87,7 @@ JOIN recipes m ON m.id = r.recipe_id
 LEFT JOIN executions e ON e.recipe_id = p.executions_recipe_id AND e.program_key = r.program_key
 """
 
-FUNNEL = """
+_FUNNEL = """
 SELECT p.name AS pipeline, 1 AS step, 'seeds found' AS stage,
     (SELECT count(*) FROM pipeline_seeds s WHERE s.pipeline = p.name) AS rows
 FROM pipelines p
@@ -116,7 +116,7 @@ UNION ALL SELECT c.pipeline, n.step, n.stage,
 FROM (SELECT v.pipeline, CAST(sum(v.responses) AS BIGINT) AS responses_read,
         CAST(sum(CASE WHEN v.verdict IS NULL THEN 0 ELSE v.responses END) AS BIGINT) AS executed,
         CAST(sum(CASE WHEN v.verdict = 'PASSED' THEN v.responses ELSE 0 END) AS BIGINT) AS passed
-    FROM (SELECT pipeline, verdict, responses FROM verdicts UNION ALL SELECT name, NULL, 0 FROM pipelines) v
+    FROM (SELECT pipeline, verdict, responses FROM {verdicts} UNION ALL SELECT name, NULL, 0 FROM pipelines) v
     GROUP BY v.pipeline) c
 CROSS JOIN (SELECT 10 AS step, 'responses read' AS stage UNION ALL SELECT 11, 'responses executed'
     UNION ALL SELECT 12, 'responses passed') n
@@ -127,6 +127,14 @@ UNION ALL SELECT p.name, 14, 'pairs accepted',
     (SELECT count(*) FROM judgements j WHERE j.recipe_id = p.selection_recipe_id AND j.subject_table = 'responses'
      AND j.kept) FROM pipelines p
 """
+
+
+def funnel(verdicts: str) -> str:
+    """The query of the view `funnel`, with `verdicts` for the table that says what the view of that name says."""
+    return _FUNNEL.format(verdicts=verdicts)
+
+
+FUNNEL = funnel("verdicts")
 
 PREFERENCE_PAIRS = """
 SELECT p.name AS pipeline, i.id AS instruction_id, i.instruction,
