@@ -44,9 +44,11 @@ def serve(config_path: Path | None, address: str | None, overrides: tuple[str, .
 
     from sandbox_server import logs
     from sandbox_server.config import load
+    from sandbox_server.guest.kernel import take_short_slices
 
     if parent_pid is not None:
         _die_with(parent_pid)
+    take_short_slices(pass_on=True)
     with _user_errors():
         flags = (*overrides, f"address={address}") if address else overrides
         config = load(config_path, overrides=flags)

@@ -131,6 +131,7 @@ def settle() -> None:
     kernel.drop_bounding_set()
     kernel.keep_capabilities_from_exec()
     kernel.set_dumpable(False)
+    kernel.take_short_slices(pass_on=False)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -51,6 +53,17 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
+
+
+def slices_ns(tasks: list[int]) -> set[int]:
+    """How long threads may have a processor at a time; 0 where the kernel does not tell (before Linux 6.12)."""
+    found = set()
+    attributes = ctypes.create_string_buffer(48)
+    number = 315 if os.uname().machine == "x86_64" else 275  # sched_getattr
+    for task in tasks:
+        if ctypes.CDLL(None).syscall(number, task, attributes, len(attributes), 0) == 0:  # else it is gone
+            found.add(int(struct.unpack_from("=Q", attributes, 24)[0]))
+    return found
 
 
 def wait_until(condition, seconds: float = 20) -> bool:
@@ -150,3 +163,24 @@ def test_it_dies_with_its_parent_however_that_dies(number) -> None:
         parent.send_signal(number)
         parent.wait()
     assert wait_until(lambda: not any(map(is_alive, pids))), [pid for pid in pids if is_alive(pid)]
+
+
+def threads_of(pid: int) -> list[int]:
+    return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+
+
+async def test_the_server_goes_before_programs_and_programs_go_as_others_do() -> None:
+    """Its threads and each jail's first process ask for the shortest slices; what waits to be a program does not."""
+    if slices_ns([0]) == {0}:
+        pytest.skip("this kernel has no slices of a process's own")
+    others = set(children_of(os.getpid()))
+    async with embedded_sandbox(("--set", "sandbox.slots=1")) as sandbox:
+        await sandbox.run(Job(code="x = 1"))
+        (server,) = (p for p in children_of(os.getpid()) if p not in others and "sandbox_server" in command_of(p))
+        zygote, *_ = (p for p in children_of(server) if "selfalign_guest" in command_of(p))  # the deepest last
+        assert wait_until(lambda: children_of(zygote))
+
+        assert len(threads_of(server)) > 1
+        assert slices_ns(threads_of(server)) == {100_000}
+        assert slices_ns([zygote]) == {100_000}
+        assert 100_000 not in slices_ns(children_of(zygote))
