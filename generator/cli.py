@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sandbox_server.visible import visible
+
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
@@ -510,7 +512,7 @@ def _print_row(table: str, row: dict[str, Any]) -> None:
         if key in ("id", "table") or value in (None, "", []):
             continue
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-        lines = text.splitlines() or [""]
+        lines = visible(text).removesuffix("\n").split("\n")
         if len(lines) == 1:
             click.echo(f"  {key}: {lines[0]}")
         else:
@@ -539,5 +541,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = " ".join((value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).split())
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = visible(" ".join(text.split()))
     return text if len(text) <= 100 else f"{text[:97]}..."

@@ -12,6 +12,8 @@ from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
 
+from sandbox_server.visible import visible_in
+
 _EXAMPLE = "## Example"
 _ROLE = "[user]\n"
 
@@ -25,7 +27,7 @@ def render(stories: list[dict[str, Any]], *, whole_prompts: bool = False, consol
         console: where to; None is standard output.
     """
     console = console or Console()
-    for number, story in enumerate(stories, start=1):
+    for number, story in enumerate(visible_in(stories), start=1):
         console.rule(Text(f"{number}/{len(stories)}  {story['name']}  ({story['origin']})", style="bold"))
         console.print(Panel(_python(story["code"]), title=f"seed {story['seed_id'][:12]}", title_align="left"))
         for stage in ("judge", "concepts", "instructions", "responses"):

@@ -1,4 +1,7 @@
-"""From values to HTML. What a model wrote is hostile text: templates escape it, and no page runs a script."""
+"""From values to HTML. What a model wrote is hostile text: templates escape it, and no page runs a script.
+
+Control and direction characters are shown as symbols, so that code reads as it runs.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from pygments.lexers import PythonLexer
 from generator.view import charts
 from generator.view.reading import readable_time
 from generator.view.sidecar import terms_of
+from sandbox_server.visible import visible
 
 _MOST_HIGHLIGHTED = 200_000
 _MOST_COMPARED_LINES = 2000
@@ -107,4 +111,4 @@ def templates() -> Environment:
 
 def render(template: str, **values: Any) -> str:
     """One page."""
-    return templates().get_template(template).render(**values)
+    return visible(templates().get_template(template).render(**values))

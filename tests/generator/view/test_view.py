@@ -37,7 +37,7 @@ from tests.generator.rules import RuleEngine
 TestClient = pytest.importorskip("starlette.testclient").TestClient
 
 SCRIPT = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
-HOSTILE = f"</pre></title></style></svg>-->{SCRIPT}{{{{ 7 * 7 }}}}&lt;\"' zyzzyva\u2028\x1b[31m"
+HOSTILE = f"</pre></title></style></svg>-->{SCRIPT}{{{{ 7 * 7 }}}}&lt;\"' zyzzyva\u202e\u2028\x1b[31m"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -239,6 +239,7 @@ def test_hostile_text_stays_text_on_every_page_and_in_the_report(pages: TestClie
     for text in texts:
         assert "<script" not in text
         assert "<img" not in text
+        assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", text)
         assert "49" not in re.findall(r"zyzzyva.{0,40}", text)
 
 
