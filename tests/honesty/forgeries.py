@@ -175,8 +175,65 @@ COPY = Task(
     (({"a": 1},), ({"b": 1},)),
 )
 
+EVENS = Task(
+    "is_even",
+    PARITY.right,
+    "assert all(map(is_even, [2, 4]))\nassert list(filter(is_even, [1, 3])) == []\n",
+    ((2,), (4,), (1,), (3,)),
+)
+LATER = Task(
+    "square",
+    "async def square(n):\n    return n * n\n",
+    dedent(
+        """
+        import asyncio
+
+        async def one(n, expected):
+            assert await square(n) == expected
+
+        async def every():
+            async with asyncio.TaskGroup() as group:
+                for n, expected in [(2, 4), (3, 9)]:
+                    group.create_task(one(n, expected))
+
+        assert asyncio.iscoroutinefunction(one)
+        asyncio.run(every())
+        """
+    ).strip()
+    + "\n",
+)
+TIMED = Task(
+    "square",
+    "class Timed:\n    runs = 0\n    def __enter__(self):\n        self.runs += 1\n        return self\n"
+    "    def __exit__(self, *error):\n        pass\ndef square(n):\n    return n * n\n",
+    "assert Timed().runs == 0\nwith Timed() as timed:\n    result = square(3)\n    assert result == 9\n",
+    ((3,),),
+)
+HALVES = Task(
+    "half",
+    HALF.right,
+    "import unittest\n\nclass TestHalf(unittest.TestCase):\n    def test_half(self):\n"
+    "        self.assertAlmostEqual(half(3), 1.5)\n        self.assertTrue(half(2))\n",
+    ((3,), (2,)),
+    call="suite = unittest.defaultTestLoader.loadTestsFromTestCase(TestHalf)\n"
+    "assert unittest.TextTestRunner().run(suite).wasSuccessful()\n",
+)
+NEAR = Task(
+    "half",
+    HALF.right,
+    "import decimal\nassert abs(half(3) - 1.5) < decimal.Decimal('0.1')\n",
+    ((3,),),
+)
+REFERENCE = Task(
+    "square",
+    SQUARES.right,
+    "def reference(n):\n    return n ** 2\n\nfor n in range(5):\n    assert square(n) == reference(n)\n",
+    ((0,), (1,), (2,), (3,), (4,)),
+)
+
 TASKS: tuple[Task, ...] = (
-    ADD, HALF, ORDER, SQUARES, UNITTEST, PARITY, GREET, WORDS, SHOUT, ROOT, CASES, MAIN, MESSAGE, COPY
+    ADD, HALF, ORDER, SQUARES, UNITTEST, PARITY, GREET, WORDS, SHOUT, ROOT, CASES, MAIN, MESSAGE, COPY,
+    EVENS, LATER, TIMED, HALVES, NEAR, REFERENCE,
 )  # fmt: skip
 
 # Why the default judge, which shares its interpreter with the program, cannot see through some of them. The words are
@@ -184,6 +241,8 @@ TASKS: tuple[Task, ...] = (
 EQUALITY = "the program's objects answer the tests' comparisons"
 FRAMES = "a walk through frames or the heap reaches the tests and the judge"
 BUILTINS = "built-in functions and modules that the tests call are the program's to replace"
+NAMES = "the names that the tests bind are the program's to use"
+SIGNS = "exceptions and context managers of the program's can end a part of the tests without a word"
 
 
 def _forgery(name: str, task: Task, code: str, limit: str = "") -> Forgery:
@@ -1237,5 +1296,117 @@ FORGERIES: tuple[Forgery, ...] = (
             def __contains__(self, item): return True
     """,
         EQUALITY,
+    ),
+    # What the program and the tests share in one interpreter
+    _forgery("the expected value by its name", SQUARES, "def square(n):\n    return expected", NAMES),
+    _forgery("the cases by their name", SQUARES, "def square(n):\n    return dict(cases)[n]", NAMES),
+    _forgery("the tests' reference is asked", REFERENCE, "def square(n):\n    return reference(n)", NAMES),
+    _forgery(
+        "names are claimed to be used",
+        SQUARES,
+        """
+        import gc
+        def square(n):
+            return globals().get('expected', 0)
+        for item in gc.get_objects():
+            if type(item).__name__ == 'Host':
+                space = type(item)._do_start.__globals__
+                space['_global_names'] = lambda code: ({'expected', 'cases'}, set())
+    """,
+        NAMES,
+    ),
+    # Signs that the tests' own machinery takes for its own
+    _forgery("StopIteration ends a map", EVENS, "def is_even(n):\n    raise StopIteration", SIGNS),
+    _forgery(
+        "a subclass of StopIteration",
+        EVENS,
+        """
+        class ValueError(StopIteration): pass
+        def is_even(n): raise ValueError
+    """,
+        SIGNS,
+    ),
+    _forgery(
+        "a task cancels itself",
+        LATER,
+        """
+        import asyncio
+        async def square(n):
+            raise asyncio.CancelledError
+    """,
+        SIGNS,
+    ),
+    _forgery(
+        "a context manager swallows the error",
+        TIMED,
+        """
+        class Timed:
+            runs = 0
+            def __enter__(self): return self
+            def __exit__(self, *error): return True
+        def square(n): raise ValueError
+    """,
+        SIGNS,
+    ),
+    _forgery(
+        "a context manager swallows the test's error",
+        TIMED,
+        """
+        class Timed:
+            runs = 0
+            def __enter__(self): return self
+            def __exit__(self, *error): return True
+        square = None
+    """,
+        SIGNS,
+    ),
+    # Names that count for something
+    _forgery(
+        "a class called as the tests' base",
+        HALVES,
+        """
+        class TestCase:
+            def __sub__(self, other): return 0
+            def __bool__(self): return True
+        def half(x): return TestCase()
+    """,
+        EQUALITY,
+    ),
+    _forgery(
+        "a class called as one that the tests import",
+        NEAR,
+        """
+        class Decimal:
+            def __sub__(self, other): return 0
+        def half(x): return Decimal()
+    """,
+        EQUALITY,
+    ),
+    _forgery("abs alone is shadowed", ROOT, "def abs(x):\n    return 0\ndef root(x):\n    return 0", BUILTINS),
+    # Bytes that no honest host sends
+    *(
+        _forgery(
+            name,
+            ADD,
+            f"""
+            import gc, json, os
+            links = [item._fd for item in gc.get_objects() if type(item).__name__ == 'Host']
+            def packed(message):
+                data = json.dumps(message).encode()
+                return len(data).to_bytes(4, 'big') + data
+            def add(a, b):
+                for link in links:
+                    {act}
+                return 0
+        """,
+        )
+        for name, act in {
+            "a message without end": "os.write(link, b'\\xff\\xff\\xff\\xff[')",
+            "a message that ends early": "os.write(link, b'\\x03\\x00\\x00\\x00[\"=\",'); os._exit(0)",
+            "two answers at once": "os.write(link, packed(['=', None, 5]) * 2)",
+            "an answer before the question": "os.write(link, packed(['=', None, 5]) + packed(['=', None, 0])[:7])",
+            "no answer but a question": "os.write(link, packed(['?', None, 'report', True]))",
+            "a nest of lists": "os.write(link, packed(['=', None, 0])[:4] + b'[' * 13)",
+        }.items()
     ),
 )

@@ -91,5 +91,5 @@ async def test_the_default_judge_believes_those_within_its_limit_and_no_others(s
 def test_the_documentation_names_the_limit() -> None:
     text = " ".join((HERE.parents[1] / "docs" / "judging.md").read_text().split())
 
-    for limit in (forgeries.EQUALITY, forgeries.FRAMES, forgeries.BUILTINS):
+    for limit in (forgeries.EQUALITY, forgeries.FRAMES, forgeries.BUILTINS, forgeries.NAMES, forgeries.SIGNS):
         assert limit in text

@@ -183,6 +183,12 @@ def shadowed(fitness: Fitness, defined: set[str], entry_point: str) -> tuple[set
     others = {name for name in fitness.free if name in defined and not hasattr(builtins, name)}
     if entry_point:
         return {entry_point} & defined, ""
+    if errors := {
+        name
+        for name in candidates
+        if isinstance(kind := getattr(builtins, name), type) and issubclass(kind, BaseException)
+    }:
+        return set(), f"the program redefines {min(errors)}, and the tests do not tell which they expect"
     if others or not candidates:
         return set(), ""
     if len(candidates) == 1 and not fitness.roundabout:

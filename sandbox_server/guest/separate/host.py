@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import collections.abc
+import contextlib
 import enum
 import io
 import opcode
@@ -223,6 +224,8 @@ class Host(Peer):
         return ["o", self._export(value), self._encode_class(cls)]
 
     def _encode_of_library(self, value: Any, cls: type) -> list[Any]:
+        if isinstance(value, contextlib.ContextDecorator):
+            return ["cm", self._export(value)]  # what @contextmanager makes
         if callable(value):
             return self._encode_callable(value)
         if isinstance(value, collections.abc.Iterator):

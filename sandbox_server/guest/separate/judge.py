@@ -18,8 +18,8 @@ from .describe import is_of_library
 from .fitness import Fitness, shadowed
 from .host import DATACLASS, MEASURES, WITH_DATACLASS
 from .peer import Gone, Peer
-from .proxies import RemoteCallable, RemoteIterator, RemoteMethod, RemoteObject, RemoteType, make_class
-from .values import CannotCross, Malformed
+from .proxies import RemoteCallable, RemoteContext, RemoteIterator, RemoteMethod, RemoteObject, RemoteType, make_class
+from .values import CannotCross, Malformed, text
 
 _STEERING = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit", "CancelledError"})
 _ALIASES = {"np": "numpy", "pd": "pandas", "dt": "datetime", "plt": "matplotlib.pyplot"}
@@ -222,7 +222,7 @@ class JudgePeer(Peer):
                 return found
             case "X", _:
                 return self.decode_exception(node)
-            case (("o" | "fn" | "it" | "ge" | "co"), [_, int(handle), *_]):
+            case (("o" | "fn" | "it" | "ge" | "co" | "cm"), [_, int(handle), *_]):
                 if handle not in self._remote:
                     self._register_remote(handle, self._make_reference(node))
                 return self._remote[handle]
@@ -239,6 +239,8 @@ class JudgePeer(Peer):
                 return RemoteCallable(self, binds, name)
             case ["it", _, str(name)]:
                 return RemoteIterator(self, name)
+            case ["cm", _]:
+                return RemoteContext(self)
             case ["ge", handle]:
                 return _generator(self, handle)
             case ["co", handle]:
@@ -522,13 +524,14 @@ def run_tests(fd: int, tests: str, entry_point: str) -> dict[str, Any]:
         return {"end": "syntax", "code": 1, "error": judging.describe(error, None)}
     peer = JudgePeer(fd, fitness)
     try:
-        told, defined, functions, used, stored = peer.request("start")
+        told, *names = peer.request("start")
         facts = {**told}
         del told  # what both sides hold is compared at every call
-    except (Gone, Refused, TypeError, ValueError):
+        if facts["end"] != "done":
+            return {**facts, "reached": False}
+        defined, functions, used, stored = ([text(name) for name in part] for part in names)
+    except (Gone, Refused, Malformed, TypeError, ValueError, KeyError):
         return _ended(peer, {"end": "lost", "code": 0})
-    if facts["end"] != "done":
-        return {**facts, "reached": False}
     shared = fitness.bound & set(used)
     shadows, ambiguous = shadowed(fitness, set(defined), entry_point)
     reason = fitness.reason or ambiguous
@@ -554,7 +557,7 @@ def _run(
     tests: str,
     instrumenter: Instrumenter,
     namespace: Namespace,
-    defined: tuple[str, ...],
+    defined: list[str],
     entry_point: str,
 ) -> dict[str, Any]:
     ledger = judging.Ledger(tests, instrumenter.assertions)

@@ -118,6 +118,25 @@ class RemoteIterator:
         return value
 
 
+class RemoteContext:
+    """What a function of the program's under `contextlib.contextmanager` returns."""
+
+    def __init__(self, peer: JudgePeer) -> None:
+        self._peer = peer
+
+    def __enter__(self) -> Any:
+        return self._peer.call("special", self, "__enter__", ())
+
+    def __exit__(self, *error: Any) -> Any:
+        swallows = self._peer.call("special", self, "__exit__", error)
+        _check_exit(self._peer, swallows, *error)
+        return swallows
+
+    def __call__(self, function: Any) -> Any:
+        """It may be a decorator too, of what only the tests have."""
+        raise self._peer.refuse("the tests decorate a function with a context manager of the program's")
+
+
 class RemoteType(type):
     """The class of stand-ins for one class of the program."""
 

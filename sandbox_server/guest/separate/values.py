@@ -232,8 +232,8 @@ class Codec:
         if limit > _MOST_DIGITS or limit == 0:
             sys.set_int_max_str_digits(_MOST_DIGITS)
         try:
-            text = data.decode("utf-8", "surrogatepass")
-            message, end = _from_json(text, 0)
+            received = data.decode("utf-8", "surrogatepass")
+            message, end = _from_json(received, 0)
         except StopIteration:
             raise Malformed("not a message: no value") from None
         except (ValueError, RecursionError) as error:
@@ -241,7 +241,7 @@ class Codec:
         finally:
             if limit > _MOST_DIGITS or limit == 0:
                 sys.set_int_max_str_digits(limit)
-        if end != len(text) or type(message) is not list or not message or type(message[0]) is not str:
+        if end != len(received) or type(message) is not list or not message or type(message[0]) is not str:
             raise Malformed("not a message")
         return message
 
@@ -455,7 +455,12 @@ def _decode_zone(codec: Codec, node: list[Any], depth: int) -> Any:
     return _type("datetime.timezone")(*([offset] if node[2] is None else [offset, node[2]]))
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A string that came where only one may.
+
+    Raises:
+        Malformed: it is none.
+    """
     if type(value) is not str:
         raise Malformed("not text")
     return value
@@ -497,18 +502,18 @@ def _decode_view(codec: Codec, node: list[Any], depth: int) -> Any:
 
 
 _DECODERS: dict[str, Callable[[Codec, list[Any], int], Any]] = {
-    "i": lambda codec, node, depth: int(_text(node[1]), 16),
+    "i": lambda codec, node, depth: int(text(node[1]), 16),
     "c": lambda codec, node, depth: complex(float(node[1]), float(node[2])),
-    "b": lambda codec, node, depth: _text(node[1]).encode("latin-1"),
+    "b": lambda codec, node, depth: text(node[1]).encode("latin-1"),
     "t": lambda codec, node, depth: tuple(codec.values(node[1], depth)),
     "f": lambda codec, node, depth: frozenset(codec.values(node[1], depth)),
     "r": lambda codec, node, depth: range(*codec.values(node[1:4], depth)),
     "s": lambda codec, node, depth: slice(*codec.values(node[1:4], depth)),
-    "D": lambda codec, node, depth: _type("decimal.Decimal")(_text(node[1])),
+    "D": lambda codec, node, depth: _type("decimal.Decimal")(text(node[1])),
     "F": lambda codec, node, depth: _type("fractions.Fraction")(*codec.values(node[1:3], depth)),
     "dt": _decode_datetime,
     "td": lambda codec, node, depth: _type("datetime.timedelta")(int(node[1]), int(node[2]), int(node[3])),
     "tz": _decode_zone,
-    "k": lambda codec, node, depth: _type(_text(node[1])),
+    "k": lambda codec, node, depth: _type(text(node[1])),
     "v": _decode_view,
 }

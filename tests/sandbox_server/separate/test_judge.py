@@ -368,6 +368,30 @@ REFUSED = {
         "import operator as math", "assert math.truth(1)", "binds to the module operator"),
     "sizes of objects": (
         "import sys\ndef f(x): return sys.getsizeof(x)", "assert f([1]) > 1", "the program uses getsizeof"),
+    "a name of the tests'": (
+        "def f(n): return expected", "expected = 4\nassert f(2) == expected", "uses the name expected"),
+    "a function of the tests'": (
+        "def f(n): return g(n)", "def g(n): return n\nassert f(2) == g(2)", "uses the name g"),
+    "a swallowed error": (
+        "class A:\n    def __enter__(self): return 1\n    def __exit__(self, *e): return True\ndef f(): raise KeyError",
+        "with A() as a:\n    assert f() == a", "swallows KeyError"),
+    "an error of the tests' making": (
+        "class A:\n    def __enter__(self): return None\n    def __exit__(self, *e): return True",
+        "with A() as a:\n    assert a + 1 == 2", "swallows TypeError"),
+    "an error swallowed by a function": (
+        "import contextlib\n@contextlib.contextmanager\ndef a():\n    try: yield\n    except KeyError: pass\n"
+        "def f(): raise KeyError",
+        "with a():\n    assert f() == 1", "swallows KeyError"),
+    "an own class called as an import's": (
+        "class Decimal:\n    def __sub__(self, o): return 0\ndef f(): return Decimal()",
+        "import decimal\nassert abs(f() - 1) < decimal.Decimal('0.1')", "never name"),
+    "a builtin redefined beside a candidate": (
+        "def abs(x): return 0\ndef f(x): return x", "def check(c):\n    assert abs(c(2) - 9) < 1", "redefines abs"),
+    "a builtin redefined beside an import": (
+        "def abs(x): return 0\ndef f(x): return x", "from solution import f\nassert abs(f(2)) < 1", "redefines abs"),
+    "an exception redefined": (
+        "class ValueError(Exception): pass\ndef f(): raise ValueError",
+        "try:\n    f()\nexcept ValueError:\n    assert f", "redefines ValueError"),
     "depth": ("def f():\n    x = []\n    for _ in range(500): x = [x]\n    return x", "assert f()", "deep"),
 }  # fmt: skip
 
@@ -421,6 +445,102 @@ async def test_what_cannot_be_judged_is_refused_with_its_reason(sandbox: Sandbox
         await judge(sandbox, code, tests)
 
     assert reason in str(refused.value)
+
+
+async def test_what_the_tests_expect_of_signs_and_contexts_they_get(sandbox: Sandbox) -> None:
+    """An end that they name, an error that they raise, a module that they import for the program."""
+    code = """
+        import contextlib
+        class Ignore:
+            def __enter__(self): return self
+            def __exit__(self, kind, *_): return kind is KeyError
+        @contextlib.contextmanager
+        def opened(x):
+            yield x + 1
+        class Twice:
+            left = 2
+            def __iter__(self): return self
+            def __next__(self):
+                self.left -= 1
+                if self.left < 0: raise StopIteration
+                return self.left
+        def first(items): return next(items)
+        def root(x): return math.sqrt(x)
+    """
+    tests = """
+        import math
+        with Ignore(): raise KeyError("ours")
+        with opened(1) as x: assert x == 2
+        assert list(Twice()) == [1, 0]
+        assert root(4) == 2
+        try: first(iter([]))
+        except StopIteration: assert first(iter([1])) == 1
+    """
+    for where in Judge:
+        outcome = await judge(sandbox, dedent(code), tests, where)
+        assert (outcome.verdict, outcome.tests and outcome.tests.assertions_run) == (Verdict.PASSED, 4), outcome
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "GeneratorExit"])
+async def test_a_sign_that_nobody_expects_is_an_error(sandbox: Sandbox, name: str) -> None:
+    code = f"def even(n): raise {name}"
+
+    outcome = await judge(sandbox, code, "assert all(map(even, [2, 4]))")
+
+    assert outcome.verdict is Verdict.ERROR
+    assert outcome.error is not None
+    assert (outcome.error.type, outcome.error.message) == ("RuntimeError", f"the program raised {name}")
+    assert f"raise {name}" in outcome.error.traceback
+
+
+async def test_a_value_that_is_made_to_hurt_the_judge_is_the_programs_verdict(sandbox: Sandbox) -> None:
+    """Numbers that collide in a set, lists that are nothing but each other, more values than fit in memory."""
+    for code, tests, expected in (
+        ("def f(): return {n * (2**61 - 1) for n in range(20_000)}", "assert f() == {1}", {Verdict.TIME_LIMIT}),
+        (
+            "def f():\n    a = [1]\n    for _ in range(99): a = [a, a]\n    return a",
+            "assert f() == [1]",
+            {Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT},
+        ),
+        ("def f(): return [()] * 10_000_000", "assert f() == [1]", {Verdict.MEMORY_LIMIT}),
+    ):
+        job = Job(code=code, tests=tests, judge=Judge.SEPARATE,
+                  limits=LimitsRequest(wall_time_ms=20_000, cpu_time_ms=500, memory_bytes=96 << 20))  # fmt: skip
+        assert (await sandbox.run(job)).verdict in expected, code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "5",
+        "({}, (), (), (), ())",
+        "({'end': 'done'}, ([],), (), (), ())",
+        "({'end': 'done'}, 5, 5, 5, 5)",
+        "({'end': 'odd', 'reached': True, 'tests': {'run': 3, 'failed': 0}}, (), (), (), ())",
+    ],
+)
+async def test_a_program_that_lies_about_itself_is_not_judged_further(sandbox: Sandbox, answer: str) -> None:
+    code = f"""
+        import gc
+        host = next(item for item in gc.get_objects() if type(item).__name__ == "Host")
+        encode = host.encode
+        def lie(value, depth=0):
+            host.encode = encode
+            return encode({answer})
+        host.encode = lie
+        def f(): return 1
+    """
+
+    outcome = await judge(sandbox, dedent(code), "assert f() == 1")
+
+    assert outcome.verdict is Verdict.INCOMPLETE
+
+
+async def test_the_function_under_test_is_never_one_of_the_tests(sandbox: Sandbox) -> None:
+    code = "def square(n): return 0\ndef reference(n): return 0\n"
+    tests = "def reference(n): return n * n\ndef check(candidate):\n    assert candidate(2) == reference(2)\n"
+
+    assert (await judge(sandbox, code, tests)).verdict is Verdict.FAILED
 
 
 async def test_a_refusal_cannot_be_swallowed(sandbox: Sandbox) -> None:
