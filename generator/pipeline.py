@@ -215,6 +215,7 @@ def prepare(database: Database, pipeline: Pipeline, progress: Progress, report: 
     declare(database, pipeline)
     if not are_seeds_gathered(database, pipeline):
         report.seeds_gathered = gather_seeds(database, pipeline, progress)
+        database.look_at_tables()
     choose_seeds(database, pipeline)
 
 

@@ -11,9 +11,14 @@ from generator.leases import release
 from generator.models import Base
 from generator.store import Database, insert_new
 
+_LOOK_AFTER_ROWS = 100
+
 
 class Writer:
     """Inserts rows in groups, and ends their leases: while one commit runs, the rows that arrive wait for the next.
+
+    Each time that its rows have doubled, PostgreSQL is told to count: it would plan for the empty tables with which a
+    build begins, and lists of what is missing would take minutes, until autovacuum comes by.
 
     `insert` returns when the row is durable. A task that stores each row before it starts the next one therefore leaves
     at most one unfinished row when the process is killed, and the group is as large as there are tasks.
@@ -24,6 +29,8 @@ class Writer:
         self._waiting: list[tuple[type[Base], Mapping[str, Any], asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self._stored = 0
+        self._look_at = _LOOK_AFTER_ROWS
         self._task: asyncio.Task[None] | None = None
 
     async def insert(self, model: type[Base], row: Mapping[str, Any]) -> None:
@@ -81,3 +88,7 @@ class Writer:
             for model, batch in rows.items():
                 insert_new(session, model, batch)
                 release(session, [row["id"] for row in batch])
+        self._stored += len(group)
+        if self._stored >= self._look_at:
+            self._look_at = 2 * self._stored
+            self._database.look_at_tables()

@@ -106,3 +106,13 @@ async def test_a_failing_page_ends_it() -> None:
 
     with pytest.raises(DatabaseError, match="gone"):
         await for_each(pages(), work, 2)
+
+
+@pytest.mark.parametrize("url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+async def test_postgresql_knows_soon_how_many_rows_there_are(database: Database) -> None:
+    """Without that it lists what is missing as if tables were empty: minutes instead of milliseconds."""
+    async with Writer(database) as writer:
+        await asyncio.gather(*(writer.insert(models.Recipe, row(number)) for number in range(100)))
+
+    with database.reading() as session:
+        assert session.scalar(sa.text("SELECT reltuples FROM pg_class WHERE relname = 'recipes'")) == 100
