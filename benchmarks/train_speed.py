@@ -56,7 +56,7 @@ def stored(url: str, name: str) -> list[tuple[str, str]]:
     database = open_database(url)
     with database.reading() as session:
         dataset = find_dataset(session, name)
-        pairs = [(i.instruction, i.response) for i in iter_items(session, dataset.id, range(dataset.size))]
+        pairs = [(i.instruction, i.response) for i in iter_items(session.connection(), dataset.id, range(dataset.size))]
     database.close()
     return pairs
 

@@ -57,8 +57,8 @@ class PairSource:
         """Instruction and response at each of `positions`, in their order."""
         if self._database is None or self._process != os.getpid():  # a connection does not survive a fork
             self._database, self._process = open_database(self.url), os.getpid()
-        with self._database.reading() as session:
-            pairs = [(item.instruction, item.response) for item in iter_items(session, self.dataset_id, positions)]
+        with self._database.reading_once() as connection:  # a snapshot never changes
+            pairs = [(item.instruction, item.response) for item in iter_items(connection, self.dataset_id, positions)]
         self.fetched += len(pairs)
         return pairs
 

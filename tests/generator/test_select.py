@@ -197,7 +197,7 @@ def test_pairs_are_cleaned_up_when_they_are_frozen(shelf: Shelf) -> None:
 
     with shelf.database.reading() as session:
         dataset = store.find_dataset(session, "pairs")
-        assert [item.response for item in store.iter_items(session, dataset.id, [0])] == ["how r"]
+        assert [item.response for item in store.iter_items(session.connection(), dataset.id, [0])] == ["how r"]
 
 
 def test_pairs_keep_their_tests_where_the_instruction_asks_for_them(shelf: Shelf) -> None:
@@ -210,7 +210,7 @@ def test_pairs_keep_their_tests_where_the_instruction_asks_for_them(shelf: Shelf
 
     with shelf.database.reading() as session:
         dataset = store.find_dataset(session, "pairs")
-        told = [item.response for item in store.iter_items(session, dataset.id, [0, 1])]
+        told = [item.response for item in store.iter_items(session.connection(), dataset.id, [0, 1])]
     assert told == ["how r1\n\ncheck r1", "how r2"]
 
 
@@ -231,7 +231,7 @@ def test_a_snapshot_holds_the_sections_that_the_recipe_names(shelf: Shelf) -> No
 
     with shelf.database.reading() as session:
         dataset = store.find_dataset(session, "pairs")
-        items = list(store.iter_items(session, dataset.id, [0]))
+        items = list(store.iter_items(session.connection(), dataset.id, [0]))
     assert (items[0].instruction, items[0].response) == ("do", "why r\n\nhow r")
 
 
@@ -240,12 +240,12 @@ def test_a_snapshot_never_changes(shelf: Shelf) -> None:
     shelf.response("r5", "i", "a = 5")
     shelf.select()
     with shelf.database.reading() as session:
-        before = list(store.iter_items(session, store.find_dataset(session, "pairs", 1).id, [0]))
+        before = list(store.iter_items(session.connection(), store.find_dataset(session, "pairs", 1).id, [0]))
     shelf.response("r1", "i", "a = 1")
     shelf.select()
 
     with shelf.database.reading() as session:
-        assert list(store.iter_items(session, store.find_dataset(session, "pairs", 1).id, [0])) == before
+        assert list(store.iter_items(session.connection(), store.find_dataset(session, "pairs", 1).id, [0])) == before
         assert store.find_dataset(session, "pairs", 2).parent_id == store.find_dataset(session, "pairs", 1).id
 
 

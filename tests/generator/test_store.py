@@ -166,7 +166,7 @@ def test_items_come_in_the_order_asked_for(database: Database) -> None:
     positions = [1199, 0, 7, 7, *range(1100, 0, -1)]
 
     with database.reading() as session:
-        items = list(store.iter_items(session, id, positions))
+        items = list(store.iter_items(session.connection(), id, positions))
 
     assert [item.position for item in items] == positions
     assert (items[0].instruction, items[0].response) == ("do 1199", "done 1199")
@@ -176,7 +176,24 @@ def test_a_position_outside_the_snapshot_is_named(database: Database) -> None:
     id = add_snapshot(database, 2)
 
     with database.reading() as session, pytest.raises(UnknownDataset, match="has no position 2"):
-        list(store.iter_items(session, id, [0, 2]))
+        list(store.iter_items(session.connection(), id, [0, 2]))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_reader_of_single_statements_survives_the_end_of_its_connection(database: Database) -> None:
+    """Each batch takes a connection that works, so that a server may be restarted while a training reads."""
+    id = add_snapshot(database, 2)
+    others = (
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = "
+    )
+    for _ in range(2):
+        with database.reading_once() as connection:
+            assert [item.position for item in store.iter_items(connection, id, [1, 0])] == [1, 0]
+        administration = store.open_database(database.engine.url.render_as_string(hide_password=False))
+        with administration.writing() as session:
+            session.execute(sa.text(f"{others}current_database()"))
+        administration.close()
 
 
 def test_an_evaluation_asked_for_again_is_the_same_row(database: Database) -> None:

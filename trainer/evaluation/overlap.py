@@ -87,7 +87,7 @@ def overlap(database: Database, dataset: str, problems: Sequence[Problem]) -> Ov
         raise UnknownDataset(f"{dataset}: expected NAME or NAME@VERSION, the version being a number")
     with database.reading() as session:
         row = find_dataset(session, name, int(version) if version else None)
-        found = list(_search(iter_items(session, row.id, range(row.size)), index, runs_of))
+        found = list(_search(iter_items(session.connection(), row.id, range(row.size)), index, runs_of))
     found.sort(key=lambda shared: (-shared.share, shared.position, shared.task_id))
     short = sum(1 for runs in runs_of.values() if not runs)
     return OverlapReport(f"{row.name}@{row.version}", row.size, len(problems), short, tuple(found))
