@@ -8,6 +8,7 @@ import datetime as dt
 import decimal
 import json
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -252,6 +253,62 @@ def test_bytes_are_a_message_or_malformed(data: bytes) -> None:
     except Malformed:
         return
     assert type(message[0]) is str
+
+
+@pytest.mark.parametrize("limit", [0, 640, 4300, 10**9])
+def test_integers_cross_under_any_limit_on_digits_and_none_are_parsed_at_length(limit: int) -> None:
+    """Tests and program may both set the interpreter's limit; decimal digits without end cost quadratic time."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(limit)
+    try:
+        for number in (2**2047, 2**2048, -(2**2048), 2**2049 + 1, 7**9000):
+            assert cross([number, (number, None)]) == [number, (number, None)]
+        with pytest.raises(Malformed):
+            Codec(2).loads(b'["=",null,' + b"9" * 5000 + b"]")
+        assert sys.get_int_max_str_digits() == limit
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+@pytest.mark.parametrize(
+    "data", [b'["="] ["="]', b'["="]]', b'["=",', b"null", b"{}", b"[]", b"[1]", b'["=" 1]', b"tru"]
+)
+def test_one_message_is_one_list_and_nothing_follows(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        Codec(2).loads(data)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ["y", "deque", 1, [10**30], []],
+        ["y", "list", 1, [], [1], [2]],
+        ["y", "dict", 1, [], ["a"], []],
+        ["y", "dict", 1, [], [["y", "list", 3, [], []]], [1]],
+        ["y", "bytearray", 1, [], [256]],
+        ["y", "list", 2, [], []],
+        ["y", "list", 1, [], {"a": 1}],
+        ["D", "1" * 10 + "x"],
+        ["td", 10**30, 0, 0],
+        ["r", 1, 2, 0],
+    ],
+)
+def test_parts_that_do_not_fit_are_malformed(node: Any) -> None:
+    with pytest.raises(Malformed):
+        Codec(2).decode(node)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(values, max_size=4), st.data())
+def test_lists_that_change_on_either_side_stay_the_same_on_both(items: list[Any], data: st.DataObject) -> None:
+    both = Both()
+    theirs = both.send(both.judge, both.program, items)
+    for mine, other, source, target in ((theirs, items, both.program, both.judge),) * 2 + (
+        (items, theirs, both.judge, both.program),
+    ):
+        mine[data.draw(st.integers(0, len(mine))) :] = data.draw(st.lists(values, max_size=3))
+        both.send(source, target, None)
+        assert same(mine, other)
 
 
 @pytest.mark.parametrize("data", [b"[" * 200_000, b'["=", ' + b"9" * 100_000 + b"]", b"\xff\xfe", b""])
