@@ -97,10 +97,11 @@ async def score(request: Request, progress: Callable[[str, int, int], None]) -> 
     data = Path(settings.data) if settings.data else None
     benchmark = load_benchmark(settings.benchmark, data, settings.data_version)
     problems = benchmark.problems[: settings.limit or None]
+    given = _given(request.subject, benchmark, problems)  # before a database is made for what cannot be scored
     database = open_database(request.database_url, create=True)
     with contextlib.closing(database):
         async with (
-            _source(request, benchmark, problems, database) as (source, training_id),
+            _source(request, given, benchmark, problems, database) as (source, training_id),
             _connect(request.sandbox) as (sandbox, runtime),
         ):
 
@@ -147,17 +148,26 @@ def _check(ruler: Report, benchmark: Benchmark) -> None:
         )
 
 
-@contextlib.asynccontextmanager
-async def _source(
-    request: Request, benchmark: Benchmark, problems: Sequence[Problem], database: Database
-) -> AsyncIterator[tuple[SampleSource, str | None]]:
-    subject = request.subject
+def _given(subject: Subject, benchmark: Benchmark, problems: Sequence[Problem]) -> SampleSource | None:
+    """The samples that are there already; None where a model is to draw them."""
     if subject.samples == CANONICAL:
         if not all(problem.solution for problem in problems):
             raise NothingToScore(f"{benchmark.name} publishes no solutions; give --samples FILE or --model")
-        yield CanonicalSamples(), None
-    elif subject.samples:
-        yield FileSamples(Path(subject.samples), benchmark, problems), None
+        return CanonicalSamples()
+    return FileSamples(Path(subject.samples), benchmark, problems) if subject.samples else None
+
+
+@contextlib.asynccontextmanager
+async def _source(
+    request: Request,
+    given: SampleSource | None,
+    benchmark: Benchmark,
+    problems: Sequence[Problem],
+    database: Database,
+) -> AsyncIterator[tuple[SampleSource, str | None]]:
+    subject = request.subject
+    if given is not None:
+        yield given, None
     else:
         model, training_id = (subject.model, None) if subject.model else _last_checkpoint(request, database)
         async with _model(model, request) as source:
