@@ -32,11 +32,21 @@ class ModelServer(ThreadingHTTPServer):
         self.delay_s = delay_s
         self.answers: int | None = None
         self.gate = threading.Event()
+        self._asked = 0
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
         """What `[model] base_url` must be."""
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def wait_for_turn(self) -> None:
+        """Return at once for the first `answers` requests, and for all others when the gate is open."""
+        with self._lock:
+            self._asked += 1
+            waits = self.answers is not None and self._asked > self.answers
+        if waits:
+            self.gate.wait()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients here are killed on purpose."""
@@ -50,8 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one chat completion."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(self.server.delay_s)
-        if self.server.answers is not None and len(self.server.calls) >= self.server.answers:
-            self.server.gate.wait()
+        self.server.wait_for_turn()
         messages = tuple(Message(turn["role"], turn["content"]) for turn in body["messages"])
         request = CompletionRequest("", Prompt(messages=messages), Sampling(0.7, 1, seed=body["seed"]))
         choice = {"message": {"role": "assistant", "content": answer(request)}, "finish_reason": "stop"}
