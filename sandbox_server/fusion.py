@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import glob
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,11 +24,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox_server.errors import DeadlineExceeded, InvalidJob, Retryable, SandboxError, Unsupported
+from sandbox_server.errors import DeadlineExceeded, InvalidJob, Overloaded, Retryable, SandboxError, Unsupported
 from sandbox_server.jobs import File, Job, LimitsRequest, Outcome, Verdict
 from sandbox_server.sandbox import Sandbox
 
 MOST_BODY_BYTES = 64 * 2**20
+_MOST_HELD_BYTES = 512 * 2**20
+_MOST_CONNECTIONS = 4096
+_BODY_S = 30.0
+"""In which a body must have arrived: who sends a byte now and then holds a connection and memory."""
 _PATIENCE_S = 8.0
 """verl waits for the time limits and ten seconds more; it should hear from us before it gives up."""
 _MIB = 2**20
@@ -36,15 +41,17 @@ _FAILED = 1
 
 def make_app(sandbox: Sandbox) -> Starlette:
     """The interface before `sandbox`."""
+    bodies = _Bodies()
 
     async def run_code(request: Request) -> Response:
         # A web page elsewhere can send any body, but not with this type unless it is asked to.
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             return _refusal("content-type: expected application/json", 415)
         try:
-            job, timeout_s = job_of(json.loads(await _body(request)))
-            async with asyncio.timeout(timeout_s):
-                outcome = await sandbox.run(job)
+            async with bodies.read(request) as body:
+                job, timeout_s = job_of(json.loads(body))
+                async with asyncio.timeout(timeout_s):
+                    outcome = await sandbox.run(job)
         except (InvalidJob, Unsupported) as error:
             return _refusal(str(error), 413 if isinstance(error, InvalidJob) and error.field == "body" else 422)
         except (ValueError, RecursionError) as error:
@@ -140,17 +147,47 @@ def serve(sandbox: Sandbox, listener: socket.socket) -> Any:
     """The server, to be awaited; it ends by SIGTERM or Ctrl-C."""
     import uvicorn
 
-    config = uvicorn.Config(make_app(sandbox), log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        make_app(sandbox),
+        limit_concurrency=_MOST_CONNECTIONS,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+    )
     return uvicorn.Server(config).serve(sockets=[listener])
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY_BYTES:
-            raise InvalidJob("body", f"more than {MOST_BODY_BYTES} bytes")
-    return bytes(body)
+class _Bodies:
+    """The bodies of requests, from their first byte until they are answered: as many as fit into memory together."""
+
+    def __init__(self) -> None:
+        self._held_bytes = 0
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a request's body.
+
+        Raises:
+            InvalidJob: it is too large.
+            Overloaded: there are too many.
+            DeadlineExceeded: it does not come.
+        """
+        body = bytearray()
+        try:
+            try:
+                async with asyncio.timeout(_BODY_S):
+                    async for chunk in request.stream():
+                        body += chunk
+                        self._held_bytes += len(chunk)
+                        if len(body) > MOST_BODY_BYTES:
+                            raise InvalidJob("body", f"more than {MOST_BODY_BYTES} bytes")
+                        if self._held_bytes > _MOST_HELD_BYTES:
+                            raise Overloaded(f"the requests in flight hold more than {_MOST_HELD_BYTES} bytes")
+            except TimeoutError:
+                raise DeadlineExceeded(f"body: it did not arrive within {_BODY_S:g} s") from None
+            yield bytes(body)
+        finally:
+            self._held_bytes -= len(body)
 
 
 def _field(request: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:

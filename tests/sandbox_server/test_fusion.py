@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from sandbox_server import fusion
 from sandbox_server.errors import Broken, InvalidJob, Overloaded, Unavailable
 from sandbox_server.jobs import Job, Outcome, Verdict
 from tests.fakes import FakeSandbox
@@ -120,6 +121,38 @@ def test_only_json_is_taken() -> None:
 
 def test_a_body_without_end_is_refused() -> None:
     assert post(FakeSandbox(), b" " * (MOST_BODY_BYTES + 1)).status_code == 413
+
+
+def test_bodies_that_do_not_fit_into_memory_together_are_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "_MOST_HELD_BYTES", 100_000)
+    with TestClient(make_app(FakeSandbox())) as client:
+        sizes = (200_000, 60_000, 60_000)  # one after the other: what is answered is held no more
+        headers = {"content-type": "application/json"}
+        answers = [client.post("/run_code", content=b" " * size, headers=headers) for size in sizes]
+
+    assert [answer.status_code for answer in answers] == [504, 422, 422]
+    assert "hold more than 100000 bytes" in answers[0].text
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "_BODY_S", 0.01)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not sent:
+            sent.append(None)
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/run_code", "headers": headers, "query_string": b""}
+    await make_app(FakeSandbox())(scope, receive, send)
+
+    assert sent[1]["status"] == 504
+    assert b"did not arrive within 0.01 s" in sent[2]["body"]
 
 
 @pytest.mark.parametrize(
