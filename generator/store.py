@@ -200,8 +200,13 @@ def parse_url(url: str) -> sa.URL:
     return parsed.set(drivername="postgresql+psycopg") if backend == "postgresql" else parsed
 
 
+_DISK_FULL = "53100"  # PostgreSQL's code
+
+
 def explain(error: DBAPIError) -> str:
     """The driver's reason in one line, with what to do where we know it."""
+    if getattr(error.orig, "sqlstate", None) == _DISK_FULL:  # its words differ with how much of a page still fitted
+        return "the server's disk is full; free some space there, then run this again; what was stored is intact"
     reason = " ".join(str(error.orig).split())
     advice = {
         "database is locked": "another process has held it for a minute; let it finish, then run this again",

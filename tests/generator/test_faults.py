@@ -9,6 +9,7 @@ import hashlib
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def verdicts(database: Database) -> list[tuple[str, str]]:
         execution, execution.program_key == response.program_key
     )
     with database.reading() as session:
-        return [(told.split()[0], verdict) for told, verdict in session.execute(query)]
+        return [(str(told).split()[0], verdict) for told, verdict in session.execute(query)]
 
 
 @SQLITE_ONLY
@@ -160,3 +161,77 @@ def test_a_full_disk_is_named_and_leaves_the_database_whole(tmp_path: Path) -> N
     with database.reading() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(models.Execution)) == 120
     database.close()
+
+
+FULL_SERVER = """
+import asyncio, shutil, sys
+from pathlib import Path
+import sqlalchemy as sa
+from generator import models
+from generator.pipeline import build
+from generator.progress import Silent
+from generator.recipe import load_recipe
+from generator.store import DatabaseError, open_database
+from tests import postgres
+from tests.fakes import FakeSandbox
+from tests.generator.rules import RuleEngine
+
+folder, disk = map(Path, sys.argv[1:])
+
+def count(database, table):
+    with database.reading() as session:
+        return session.scalar(sa.select(sa.func.count()).select_from(table))
+
+try:
+    serving = postgres.serve()
+    server = serving.__enter__()
+except postgres.NoServer as reason:
+    print(f"skip: {reason}")
+    sys.exit()
+try:
+    url = server.on_disk(disk)
+    path = folder / "small.toml"
+    path.write_text(path.read_text().replace("URL", url))
+    recipe = load_recipe(path)
+    database = open_database(url, create=True)
+    with (disk / "ballast").open("wb") as ballast:
+        ballast.write(bytes(shutil.disk_usage(disk).free - 400_000))
+    try:
+        asyncio.run(build(recipe, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+        print("it never was full")
+    except DatabaseError as error:
+        print(error)
+    stored = count(database, models.Response)
+    print(stored)
+    (disk / "ballast").unlink()
+    report = asyncio.run(build(recipe, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+    print(report.drawn["responses"], count(database, models.Response), count(database, models.Execution))
+    database.close()
+finally:
+    serving.__exit__(None, None, None)
+"""
+
+
+@pytest.mark.postgres
+def test_a_full_disk_of_the_server_is_named_and_loses_no_finished_row(tmp_path: Path) -> None:
+    """A tablespace on a small file system, in a mount namespace of the test's own; with more room the build goes on."""
+    write_seeds(tmp_path, [f"add_{number}" for number in range(80)])
+    (tmp_path / "small.toml").write_text(RECIPE.format(folder=tmp_path, url="URL"))
+    unshare = ["unshare", "--mount", "sh", "-ec"]
+    with tempfile.TemporaryDirectory() as disk:  # where the server's own user can come, unlike to `tmp_path`
+        mount = f"mount -t tmpfs -o size=24m none {disk}"
+        if subprocess.run([*unshare, mount], capture_output=True).returncode:
+            pytest.skip("only root mounts a file system that the server's own user sees")
+        run = f"{mount} && exec {sys.executable} -c '{FULL_SERVER}' {tmp_path} {disk}"
+        done = subprocess.run([*unshare, run], capture_output=True, text=True, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr
+    if done.stdout.startswith("skip: "):
+        pytest.skip(done.stdout)
+    said, stored, after = done.stdout.splitlines()
+    assert said.endswith(
+        ": the server's disk is full; free some space there, then run this again; what was stored is intact"
+    )
+    drawn, responses, executions = (int(number) for number in after.split())
+    assert drawn == 240 - int(stored)
+    assert responses == executions == 240
