@@ -194,3 +194,11 @@ def shadowed(fitness: Fitness, defined: set[str], entry_point: str) -> tuple[set
     if len(candidates) == 1 and not fitness.roundabout:
         return candidates, ""
     return set(), f"the program redefines {', '.join(sorted(candidates))}, and the tests do not tell which they test"
+
+
+def definition(text: str, name: str) -> str:
+    """The last function of this name at the top level of a text, laid out in one way; empty if there is none."""
+    for statement in reversed(ast.parse(text).body):
+        if isinstance(statement, ast.FunctionDef) and statement.name == name:
+            return ast.unparse(statement)
+    return ""

@@ -10,6 +10,7 @@ import collections.abc
 import contextlib
 import enum
 import io
+import linecache
 import opcode
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 from .. import judging
 from .describe import describe, is_of_library, kind_of
+from .fitness import definition
 from .peer import Gone, Peer
 from .values import SHAPES_BY_NAME, CannotCross, Malformed, Shape
 
@@ -130,6 +132,9 @@ class Host(Peer):
 
     def _do_define(self, name: str, value: Any) -> None:
         self._namespace[name] = value
+
+    def _do_definition(self, name: str) -> str:
+        return definition("".join(linecache.getlines(judging.CODE_FILE)), name)
 
     def _do_method(self, target: Any, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any] | None) -> Any:
         return getattr(target, name)(*arguments, **keywords or {})
@@ -341,7 +346,7 @@ class Host(Peer):
             case ["^", int(handle)]:
                 return self._exports[handle]  # type: ignore[no-any-return]
             case ["X", ["kx", str(name)], arguments, _]:
-                return library(name)(*self.values(arguments, 1))  # type: ignore[no-any-return]
+                return remade(library(name), self.values(arguments, 1))
             case ["Y", int(handle), str(name), str(base), arguments, int(type_handle)]:
                 cls = self._foreign_types.get(type_handle)
                 if cls is None:
@@ -352,6 +357,16 @@ class Host(Peer):
     def _remember(self, handle: int, value: Any) -> Any:
         self._foreign[id(value)] = (value, handle)
         return value
+
+
+def remade(cls: type[BaseException], arguments: list[Any]) -> BaseException:
+    """An exception with these arguments, also of a class that is not made from them, as JSONDecodeError."""
+    try:
+        return cls(*arguments)
+    except Exception:
+        error = cls.__new__(cls)
+        error.args = tuple(arguments)
+        return error
 
 
 def library(path: str) -> Any:

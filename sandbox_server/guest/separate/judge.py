@@ -15,7 +15,7 @@ from typing import Any, cast
 from .. import judging, uncalled, visible
 from ..instrument import ENTERED, Instrumenter
 from .describe import is_of_library
-from .fitness import Fitness, shadowed
+from .fitness import Fitness, definition, shadowed
 from .host import DATACLASS, MEASURES, WITH_DATACLASS
 from .peer import Gone, Peer
 from .proxies import RemoteCallable, RemoteContext, RemoteIterator, RemoteMethod, RemoteObject, RemoteType, make_class
@@ -392,16 +392,18 @@ class Namespace(dict[str, Any]):
         shared: names that the tests bind and the program uses: the program is told of the modules that they import, as
             in one namespace, and of nothing else. The tests keep their own: what they bind themselves is not the
             program's to answer for.
+        tests: their text.
     """
 
     def __init__(
-        self, peer: JudgePeer, defined: set[str], shadows: set[str], rebound: set[str], shared: set[str]
+        self, peer: JudgePeer, defined: set[str], shadows: set[str], rebound: set[str], shared: set[str], tests: str
     ) -> None:
         super().__init__()
         self._peer = peer
         self._remote = {name for name in defined if not hasattr(builtins, name)} | shadows
         self._rebound = rebound
         self._shared = shared
+        self._tests = tests
 
     def __missing__(self, name: str) -> Any:
         if name not in self._remote:
@@ -414,12 +416,18 @@ class Namespace(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
         if name in self._shared:
-            if not _is_importable(value):
+            if _is_importable(value):
+                self._peer.request("define", name, value)
+            elif not self._both_define(name):
                 # Expected values, cases and reference functions among them: not the program's to see or to call.
                 raise self._peer.refuse(
                     f"the program uses the name {name}, to which the tests bind a value of their own"
                 )
-            self._peer.request("define", name, value)
+
+    def _both_define(self, name: str) -> bool:
+        """Do program and tests define the same function, as a helper that the task gave? Each then uses its own."""
+        mine = definition(self._tests, name)
+        return bool(mine) and mine == self._peer.request("definition", name)
 
 
 def resolve(peer: JudgePeer, name: str) -> Any:
@@ -544,7 +552,7 @@ def run_tests(fd: int, tests: str, entry_point: str) -> dict[str, Any]:
     if reason:
         peer.refuse(reason)
         return _ended(peer, {"end": "done", "code": 0})
-    namespace = Namespace(peer, set(defined), shadows, set(stored), shared)
+    namespace = Namespace(peer, set(defined), shadows, set(stored), shared, tests)
     if not entry_point:  # the program's last function, and none that the tests have themselves
         entry_point = next((name for name in reversed(functions) if name not in fitness.bound), "")
     return _run(peer, tree, code, tests, instrumenter, namespace, defined, entry_point)

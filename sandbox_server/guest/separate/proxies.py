@@ -13,6 +13,7 @@ import enum
 import opcode
 from typing import TYPE_CHECKING, Any
 
+from ..judging import TESTS_FILE
 from .describe import COMPARISONS, PASSED_ON, is_reserved
 
 if TYPE_CHECKING:
@@ -307,7 +308,8 @@ def _check_exit(peer: JudgePeer, swallows: Any, cls: Any = None, error: Any = No
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
-    raised = innermost is not None and innermost.tb_frame.f_code.co_code[innermost.tb_lasti] == _RAISE
+    code = innermost.tb_frame.f_code if innermost is not None else None
+    raised = code is not None and code.co_filename == TESTS_FILE and code.co_code[innermost.tb_lasti] == _RAISE
     if not raised or isinstance(error, AssertionError) or "@handle" in getattr(error, "__dict__", {}):
         raise peer.refuse(f"a context manager of the program's swallows {cls.__name__}, which the tests did not raise")
 

@@ -136,6 +136,10 @@ PROGRAM = dedent(
 )
 
 AGREED = {
+    "messages of about the size of one read, and of many": """
+        for n in (*range(65_480, 65_560, 5), 1_000_000):
+            assert echo('x' * n) == 'x' * n
+    """,
     "values keep their type": """
         for value in [1, 1.5, 'x', b'x', None, True, 2j, (1, [2]), {1: {2}}, frozenset([1]), range(3), [..., slice(1)]]:
             assert echo(value) == value
@@ -378,6 +382,9 @@ REFUSED = {
     "an error of the tests' making": (
         "class A:\n    def __enter__(self): return None\n    def __exit__(self, *e): return True",
         "with A() as a:\n    assert a + 1 == 2", "swallows TypeError"),
+    "an error of a library's": (
+        "class A:\n    def __enter__(self): return '['\n    def __exit__(self, *e): return True",
+        "import json\nwith A() as a:\n    assert json.loads(a) == []", "swallows JSONDecodeError"),
     "an error swallowed by a function": (
         "import contextlib\n@contextlib.contextmanager\ndef a():\n    try: yield\n    except KeyError: pass\n"
         "def f(): raise KeyError",
@@ -549,6 +556,21 @@ async def test_a_refusal_cannot_be_swallowed(sandbox: Sandbox) -> None:
 
     with pytest.raises(Unsupported, match="__eq__"):
         await judge(sandbox, code, tests)
+
+
+async def test_a_helper_that_program_and_tests_both_define_is_each_ones_own(sandbox: Sandbox) -> None:
+    """As where a task gives one: HumanEval/32. One that only has its name may differ, and a liar gains nothing."""
+    helper = "def double(x):\n    return 2 * x\n"
+    code, tests = "def f(x): return double(x) + 1", "assert f(2) == double(2) + 1"
+
+    judged = await judge(sandbox, f"# the same, laid out otherwise\n{helper}\n{code}", f"{helper}{tests}")
+    liar = await judge(sandbox, f"{helper}\ndouble = lambda x: 9\n{code}", f"{helper}{tests}")
+
+    assert (judged.verdict, liar.verdict) == (Verdict.PASSED, Verdict.FAILED)
+    with pytest.raises(Unsupported, match="uses the name double"):
+        await judge(sandbox, f"def double(x): return x + x\n{code}", f"{helper}{tests}")
+    with pytest.raises(Unsupported, match="uses the name double"):
+        await judge(sandbox, code, f"{helper}{tests}")
 
 
 async def test_a_function_that_shadows_a_builtin_is_under_test_when_it_is_alone_or_named(sandbox: Sandbox) -> None:
