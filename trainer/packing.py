@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ IGNORED = -100
 _CANDIDATES, _ROUNDS_A_BIN = 16, 8  # how long `spread` looks for something better
 
 _EXACT_ITEMS = 256  # how many `filled_bins` chooses from
+
+_DIVIDED_ITEMS = 9  # of two bins together, that `evened` divides anew: it looks at each of their 2**8 divisions
+_SHAKES, _EXCHANGES = 10, 3  # how often `evened` shakes the bins, and how many items then change places
+_EVEN = 1.02  # times the least there could be: fuller bins are looked at, others are even enough
 
 MicroBatch = dict[str, Any]
 """Arguments of a model's forward pass: tensors, and `max_length_q` and `max_length_k`, which are ints."""
@@ -79,8 +84,8 @@ def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[
     least, most = (-(-count // multiple) * multiple for count in (-(-sum(lengths) // capacity), len(bins)))
     for count in range(least, most + 1, multiple):
         attempt = spread(lengths, count)
-        if max((sum(lengths[index] for index in items) for items in attempt), default=0) <= capacity:
-            return attempt
+        if _fullest(lengths, attempt) <= capacity:
+            return evened(lengths, attempt)
     low, high = max(lengths), capacity
     while low < high:
         middle = (low + high) // 2
@@ -89,7 +94,7 @@ def even_bins(lengths: Sequence[int], capacity: int, multiple: int = 1) -> list[
             bins, high = attempt, middle
         else:
             low = middle + 1
-    return bins
+    return evened(lengths, bins)
 
 
 def filled_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -164,6 +169,71 @@ def spread(lengths: Sequence[int], count: int) -> list[list[int]]:
         bisect.insort(loads, (full - moved, giver))
         bisect.insort(loads, (load + moved, taker))
     return sorted(sorted(items) for items in bins)
+
+
+def evened(lengths: Sequence[int], bins: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Make the fullest bin emptier, as long as that can be found how.
+
+    The items of the fullest bin and of another one are divided anew between the two, in the best of all ways; where no
+    other bin helps, a few items change places at random and it goes on from there (iterated local search: Lourenço,
+    Martin and Stützle, 2003). Deterministic, and only for bins of few items: of many, `spread` finds as good as all.
+
+    Args:
+        lengths: of the items.
+        bins: the indices of the items in each.
+
+    Returns:
+        As many bins, as `best_fit_decreasing` returns them; the fullest holds no more than before.
+    """
+    best = _divided(lengths, bins)
+    least = max(max(lengths, default=0), -(-sum(lengths) // max(1, len(bins))))
+    shaking = random.Random(0)  # noqa: S311
+    for _ in range(_SHAKES):
+        if _fullest(lengths, best) <= _EVEN * least:
+            break
+        attempt = _divided(lengths, _shaken(lengths, best, shaking.random))
+        best = min(attempt, best, key=lambda bins: _fullest(lengths, bins))
+    return sorted(sorted(items) for items in best)
+
+
+def _divided(lengths: Sequence[int], bins: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Divide the fullest bin and another one anew until that makes it no emptier."""
+    result = [list(items) for items in bins]
+    loads = [sum(lengths[index] for index in items) for items in result]
+    while True:
+        giver = max(range(len(result)), key=loads.__getitem__, default=0)
+        for taker in sorted(range(len(result)), key=loads.__getitem__):
+            items = result[giver] + result[taker]
+            if taker == giver or len(items) > _DIVIDED_ITEMS:
+                continue
+            # Bit n of a place in `sums` says whether item n + 1 is with the first one.
+            sums, total = [lengths[items[0]]], loads[giver] + loads[taker]
+            for index in items[1:]:
+                sums += [held + lengths[index] for held in sums]
+            place = min(range(len(sums)), key=lambda place: max(sums[place], total - sums[place]))
+            if max(sums[place], total - sums[place]) < loads[giver]:
+                side = [True, *(bool(place >> bit & 1) for bit in range(len(items) - 1))]
+                result[giver] = [index for index, here in zip(items, side, strict=True) if here]
+                result[taker] = [index for index, here in zip(items, side, strict=True) if not here]
+                loads[giver], loads[taker] = sums[place], total - sums[place]
+                break
+        else:
+            return result
+
+
+def _shaken(lengths: Sequence[int], bins: Sequence[Sequence[int]], chance: Callable[[], float]) -> list[list[int]]:
+    """Have an item of the fullest bin, and a few more, change places with others; `chance` is from 0 to below 1."""
+    result = [list(items) for items in bins]
+    fullest = max(range(len(result)), key=lambda number: sum(lengths[index] for index in result[number]))
+    for one in (fullest, *(int(chance() * len(result)) for _ in range(_EXCHANGES - 1))):
+        other = int(chance() * len(result))
+        mine, theirs = (int(chance() * len(result[number])) for number in (one, other))
+        result[one][mine], result[other][theirs] = result[other][theirs], result[one][mine]
+    return result
+
+
+def _fullest(lengths: Sequence[int], bins: Sequence[Sequence[int]]) -> int:
+    return max((sum(lengths[index] for index in items) for items in bins), default=0)
 
 
 def boundaries(lengths: Sequence[int]) -> MicroBatch:

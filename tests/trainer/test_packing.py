@@ -14,7 +14,7 @@ from transformers.models.starcoder2 import Starcoder2ForCausalLM
 from trainer import attention
 from trainer.chat import Example
 from trainer.model import ModelUnfit, check_packing
-from trainer.packing import IGNORED, best_fit_decreasing, even_bins, filled_bins, flatten, spread
+from trainer.packing import IGNORED, best_fit_decreasing, even_bins, evened, filled_bins, flatten, spread
 
 pytestmark = pytest.mark.train
 
@@ -70,6 +70,23 @@ def test_no_item_of_the_fullest_bin_could_go_to_another_and_leave_both_smaller(l
     assert len(bins) == min(count, len(lengths))
     fullest = bins[loads.index(max(loads))]
     assert all(min(loads) + lengths[index] >= max(loads) for index in fullest) or loads.count(max(loads)) > 1
+
+
+@untimed
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 20))
+def test_evened_bins_hold_the_same_items_and_none_more_than_the_fullest_did(lengths: list[int], count: int) -> None:
+    bins = [list(range(start, len(lengths), count)) for start in range(min(count, len(lengths)))]
+    even = evened(lengths, bins)
+    assert sorted(index for items in even for index in items) == list(range(len(lengths)))
+    assert len(even) == len(bins)
+    loads = [[sum(lengths[index] for index in items) for items in some] for some in (bins, even)]
+    assert max(loads[1], default=0) <= max(loads[0], default=0)
+    assert even == evened(lengths, bins)
+
+
+def test_two_bins_are_divided_anew_where_no_single_exchange_helps() -> None:
+    """10 + 4 + 4 and 4 + 9 + 7: one item moved, or one changed for another, leaves one of them with 20 or more."""
+    assert evened([10, 4, 4, 4, 9, 7], [[0, 1, 2], [3, 4, 5]]) == [[0, 4], [1, 2, 3, 5]]
 
 
 def test_even_bins_share_out_what_one_bin_would_leave() -> None:
