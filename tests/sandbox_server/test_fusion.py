@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from sandbox_server import fusion
 from sandbox_server.errors import Broken, InvalidJob, Overloaded, Unavailable
 from sandbox_server.jobs import Job, Outcome, Verdict
 from tests.fakes import FakeSandbox
@@ -26,6 +25,7 @@ pytest.importorskip("starlette")
 
 from starlette.testclient import TestClient
 
+from sandbox_server import fusion
 from sandbox_server.fusion import MOST_BODY_BYTES, answer_of, job_of, make_app
 
 # What verl sends (verl/utils/reward_score/sandbox_fusion/utils.py).
