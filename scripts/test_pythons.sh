@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .selfalign
-packages=(-e '.[http,metrics,tracing]' cryptography httpx hypothesis pytest pytest-asyncio pytest-timeout)
+packages=(-e '.[http,metrics,tracing]' cryptography httpx2 hypothesis pytest pytest-asyncio pytest-timeout)
 
 find_python() { # find_python 3.12: an interpreter that runs, on PATH or among pyenv's, the newest first
     local candidate
