@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -24,6 +25,31 @@ T = TypeVar("T")
 
 _HUNG_SECONDS = 30  # past the longest drain
 _ADDRESS_HELP = "host:port or unix:/path of a server."
+_TOKEN_VARIABLE = "SELFALIGN_TOKEN"  # noqa: S105  # a variable's name; recipes read the token from the same one
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+def _reach(help_text: str, default: str | None = None) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Options for where a server is and how it is convinced; they arrive as `address` and `credentials`."""
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        @click.option("--address", default=default, show_default=bool(default), help=_ADDRESS_HELP + help_text)
+        @click.option("--tls", is_flag=True, help=f"The server speaks TLS. Its token is read from ${_TOKEN_VARIABLE}.")
+        @click.option("--ca", type=_FILE, help="Authority to check the server by, not the system's; implies --tls.")
+        @click.option("--certificate", type=_FILE, help="This client's certificate, for servers that want one.")
+        @click.option("--key", type=_FILE, help="The certificate's key.")
+        @functools.wraps(command)
+        def reaching(tls: bool, ca: Path | None, certificate: Path | None, key: Path | None, **others: Any) -> T:
+            if bool(certificate) != bool(key):
+                raise click.UsageError("--certificate and --key go together")
+            token = os.environ.get(_TOKEN_VARIABLE) or None
+            given = {"token": token, "tls": tls, "ca": ca, "certificate": certificate, "key": key}
+            return command(credentials=given, **others)
+
+        return reaching
+
+    return decorate
 
 
 @click.group()
@@ -97,17 +123,23 @@ async def _serve(config: ServerConfig) -> None:
 @click.option("--tests", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="File with its tests.")
 @click.option("--expect-tests", is_flag=True, help="FILE tests itself: count its assertions.")
 @click.option("--runtime", "runtime_name", default="python", show_default=True, help="What to run it with.")
-@click.option("--address", help=_ADDRESS_HELP + " Without it, the program runs in a jail of this process.")
+@_reach(" Without it, the program runs in a jail of this process.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole outcome as JSON.")
 def run(
-    file: Path, tests: Path | None, expect_tests: bool, runtime_name: str, address: str | None, as_json: bool
+    file: Path,
+    tests: Path | None,
+    expect_tests: bool,
+    runtime_name: str,
+    address: str | None,
+    credentials: dict[str, Any],
+    as_json: bool,
 ) -> None:
     """Run the Python program FILE and tell how it ended. The status is 0 for PASSED, and for EXITED with 0."""
     from sandbox_server.jobs import Job
 
     tests_text = _text(tests) if tests else ""
     job = Job(code=_text(file), tests=tests_text, expect_tests=expect_tests, runtime=runtime_name)
-    outcome = _with_sandbox(address, lambda sandbox: sandbox.run(job), runtime_name)
+    outcome = _with_sandbox(address, credentials, lambda sandbox: sandbox.run(job), runtime_name)
     if as_json:
         click.echo(_json(outcome))
     else:
@@ -119,10 +151,8 @@ def run(
 @click.option(
     "--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where to answer HTTP."
 )
-@click.option(
-    "--address", default="embedded", show_default=True, help=_ADDRESS_HELP + " embedded: a server of this one's own."
-)
-def http(listen: str, address: str) -> None:
+@_reach(" embedded: a server of this one's own.", default="embedded")
+def http(listen: str, address: str, credentials: dict[str, Any]) -> None:
     """Answer SandboxFusion's HTTP interface (POST /run_code), which verl and others speak, with a sandbox server.
 
     Whoever reaches it can run programs: keep it on a private address.
@@ -135,7 +165,7 @@ def http(listen: str, address: str) -> None:
         raise click.ClickException(f"needs {error.name}: pip install 'selfalign[http]'") from None
     import socket
 
-    from sandbox_server.client import ClientConfig, connect
+    from sandbox_server.client import ClientConfig, Credentials, connect
 
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
@@ -144,7 +174,8 @@ def http(listen: str, address: str) -> None:
 
     async def main() -> None:
         with socket.create_server((host.strip("[]"), int(port)), family=family) as listener:
-            async with connect(address, ClientConfig(timeout_s=None, retry_for_s=5.0)) as remote:
+            calling = ClientConfig(timeout_s=None, retry_for_s=5.0, credentials=Credentials(**credentials))
+            async with connect(address, calling) as remote:
                 click.echo(f"http://{host}:{listener.getsockname()[1]}/run_code, by {remote.address}")
                 await fusion.serve(remote, listener)
 
@@ -159,11 +190,11 @@ def http(listen: str, address: str) -> None:
 
 
 @sandbox.command()
-@click.option("--address", help=_ADDRESS_HELP + " Without it, what this host would offer.")
+@_reach(" Without it, what this host would offer.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def info(address: str | None, as_json: bool) -> None:
+def info(address: str | None, credentials: dict[str, Any], as_json: bool) -> None:
     """Show version, runtimes, limits, and the isolation that is really in force."""
-    answer = _with_sandbox(address, lambda sandbox: sandbox.info())
+    answer = _with_sandbox(address, credentials, lambda sandbox: sandbox.info())
     if as_json:
         click.echo(_json(answer))
     else:
@@ -235,10 +266,13 @@ def list_runtimes(as_json: bool) -> None:
 
 
 def _with_sandbox(
-    address: str | None, use: Callable[[Sandbox], Coroutine[Any, Any, T]], runtime_name: str = "python"
+    address: str | None,
+    credentials: dict[str, Any],
+    use: Callable[[Sandbox], Coroutine[Any, Any, T]],
+    runtime_name: str = "python",
 ) -> T:
     async def main() -> T:
-        async with _sandbox(address, runtime_name) as sandbox:
+        async with _sandbox(address, credentials, runtime_name) as sandbox:
             return await use(sandbox)
 
     with _user_errors():
@@ -246,11 +280,11 @@ def _with_sandbox(
 
 
 @contextlib.asynccontextmanager
-async def _sandbox(address: str | None, runtime_name: str) -> AsyncIterator[Sandbox]:
+async def _sandbox(address: str | None, credentials: dict[str, Any], runtime_name: str) -> AsyncIterator[Sandbox]:
     if address is not None:
-        from sandbox_server.client import connect
+        from sandbox_server.client import ClientConfig, Credentials, connect
 
-        async with connect(address) as remote:
+        async with connect(address, ClientConfig(credentials=Credentials(**credentials))) as remote:
             yield remote
         return
     from sandbox_server.jail import SandboxConfig, open_sandbox
@@ -265,11 +299,13 @@ async def _sandbox(address: str | None, runtime_name: str) -> AsyncIterator[Sand
 @contextlib.contextmanager
 def _user_errors() -> Any:
     """Let what the user can mend leave as one line."""
-    from sandbox_server.errors import SandboxError
+    from sandbox_server.errors import SandboxError, Unauthenticated
     from sandbox_server.settings import SettingsError
 
     try:
         yield
+    except Unauthenticated as error:
+        raise click.ClickException(f"{error}; the token is read from ${_TOKEN_VARIABLE}") from error
     except (SandboxError, SettingsError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -89,8 +89,9 @@ class RemoteSandbox:
         self.address = address
         self._config = config or ClientConfig()
         self._parts = [part.strip() for part in address.split(",") if part.strip()]
-        if not self._parts:
-            raise Unavailable(f"{address!r} is no address; expected host:port, unix:/path or {EMBEDDED!r}")
+        for part in self._parts or [""]:
+            if not _is_address(part):
+                raise Unavailable(f"{part!r} is no address; expected host:port, unix:/path or {EMBEDDED!r}")
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._turns = itertools.count()
         self._endpoints: dict[str, Endpoint] = {}
@@ -242,6 +243,14 @@ class RemoteSandbox:
                 server_names[address] = host
         for endpoint in self._set_addresses(addresses, server_names):
             endpoint.watch()
+
+
+def _is_address(part: str) -> bool:
+    """Whether it can be one at all: nobody should wait for a server at ``http://host`` or at a name without a port."""
+    if part.startswith("unix:"):
+        return part != "unix:"
+    host, _, port = part.removeprefix(_DNS).rpartition(":")
+    return bool(host) and "/" not in host and port.isdecimal() and 0 < int(port) < 65536
 
 
 async def _close_when_idle(endpoint: Endpoint) -> None:

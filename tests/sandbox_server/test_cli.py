@@ -134,6 +134,20 @@ def test_a_server_is_reached_by_its_address_and_stops_when_told(server, program)
 
 
 @pytest.mark.nsjail
+def test_a_server_that_wants_a_token_gets_it_from_the_environment(tmp_path, program, monkeypatch) -> None:
+    (tmp_path / "token").write_text("tig3r\n")
+    with serving(tmp_path, "--set", f"token_file={tmp_path}/token") as (_, address):
+        monkeypatch.delenv("SELFALIGN_TOKEN", raising=False)
+        refused = invoke("info", "--address", address)
+        assert refused.exit_code == 1
+        assert "wants a token" in refused.stderr
+        assert refused.stderr.endswith("; the token is read from $SELFALIGN_TOKEN\n")
+        monkeypatch.setenv("SELFALIGN_TOKEN", "tig3r")
+        told = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
+        assert told.exit_code == 0, told.stderr
+
+
+@pytest.mark.nsjail
 def test_a_second_signal_does_not_wait_for_runs(tmp_path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -159,6 +173,9 @@ def test_a_second_signal_does_not_wait_for_runs(tmp_path) -> None:
         (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: no such file"),
         (["serve", "--set", "nonsense=1"], "unknown key 'nonsense'"),
         (["run", "/nonexistent.py"], "does not exist"),
+        (["info", "--address", "http://localhost:1"], "'http://localhost:1' is no address; expected host:port"),
+        (["info", "--address", "localhost"], "'localhost' is no address; expected host:port"),
+        (["info", "--certificate", __file__], "--certificate and --key go together"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(arguments, message) -> None:
