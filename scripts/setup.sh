@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a fresh machine needs, done once: system packages, virtual environment, nsjail, the package itself.
 #
-#   scripts/setup.sh demo     sandbox, generator, trainer, the demo's seed packages
+#   scripts/setup.sh demo     sandbox, generator, trainer, viewer, the demo's seed packages
 #   scripts/setup.sh test     the same and what the tests need
 #
 # Run again it does nothing until pyproject.toml, the pins or this file change. PYTHON=... chooses the interpreter.
@@ -69,7 +69,7 @@ if [ ! -x "$venv/bin/python" ]; then
     run "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-extras=train,eval
+extras=train,eval,view
 [ "$profile" = test ] && extras=train,dev,train-dev
 say "Python packages ($extras); the first time takes a minute or two"
 run "${pip[@]}" install -q -c constraints.txt -e ".[$extras]"
