@@ -122,8 +122,12 @@ class _Bars:
         self._bars.advance(self._tasks[stage], rows)
 
     def end(self, stage: str, summary: str) -> None:
-        self._bars.update(self._tasks[stage], summary=summary)
-        self._bars.stop_task(self._tasks.pop(stage))
+        task = self._tasks.pop(stage)
+        self._bars.update(task, summary=summary)
+        state = self._bars.tasks[self._bars.task_ids.index(task)]
+        if state.total is None:  # now it is known; a bar that goes to and fro would say that there is more
+            self._bars.update(task, total=state.completed)
+        self._bars.stop_task(task)
 
     def say(self, line: str) -> None:
         self._bars.console.print(line, markup=False, highlight=False)
