@@ -27,10 +27,10 @@ from generator.recipe import Recipe
 from generator.store import Database, DatabaseError, add_evaluation, add_training, finish_evaluation, open_read_only
 from generator.view import charts
 from generator.view.app import make_app
-from generator.view.html import excerpt, side_by_side
-from generator.view.reading import Filters, curves, pairs_after
+from generator.view.html import excerpt, render, side_by_side
+from generator.view.reading import Filters, curves, pairs_after, pairs_by_id
 from generator.view.report import make_report
-from generator.view.sidecar import Sidecar, match_of, stamp
+from generator.view.sidecar import Counted, Sidecar, match_of, stamp
 from tests.fakes import FakeSandbox
 from tests.generator.rules import RuleEngine
 
@@ -127,6 +127,19 @@ def test_the_overview_counts_what_status_counts(pages: TestClient) -> None:
     assert "another response of its instruction was chosen" in text
 
 
+def test_shares_are_of_the_responses_drawn_whichever_steps_the_funnel_has() -> None:
+    """A pipeline whose model judges its seeds has two steps more."""
+    funnel = [["seeds found", 9], ["seeds chosen", 9], ["seeds judged", 9], ["seeds kept by the judge", 5]]
+    funnel += [["concepts drawn", 5], ["concepts read", 5], ["instructions drawn", 5], ["responses drawn", 40]]
+    counts = {"funnel": funnel, "verdicts": [["PASSED", 30], ["FAILED", 10]], "moments": [], "reasons": 1}
+    counted = Counted(counts | {"rejections": [["passed", "verdict FAILED", 10]]}, "", 0.0, 0.0)
+    others: dict[str, list[object]] = {"snapshots": [], "trainings": [], "evaluations": []}
+    values = {"pipeline": "p", "pipelines": ["p"], "database": "d", "counted": counted, "is_current": True}
+    text = render("overview.html", is_file=False, **values, **others)
+
+    assert re.findall(r"(75\.0|25\.0) %", text) == ["75.0", "25.0", "25.0"]
+
+
 def test_words_are_found_with_their_pairs_and_marked(pages: TestClient, built: Database) -> None:
     with built.reading() as session:
         response = session.scalars(sa.select(models.Response).order_by(models.Response.id)).first()
@@ -195,6 +208,28 @@ def test_filters_choose_pairs_and_pages_go_on(pages: TestClient, url: str) -> No
 
     assert (len(kept), failed) == (5, [])
     assert len(seen) == len(set(seen)) == 15
+
+
+def test_search_admits_what_the_filters_admit(built: Database) -> None:
+    """For each filter that some response passes or none does, as the rows themselves say."""
+    with built.reading() as session:
+        ids = list(session.scalars(sa.select(models.Response.id)))
+        everything = pairs_by_id(session, "small", ids)
+        asked = [
+            Filters(**{key: row[key]}) for row in everything for key in ("verdict", "filter", "reason") if row[key]
+        ]
+        asked += [
+            Filters(kept=True),
+            Filters(kept=False),
+            Filters(kept=True, verdict="PASSED"),
+            Filters("FAILED", True),
+        ]
+        for filters in set(asked):
+            found = pairs_by_id(session, "small", ids, filters)
+            assert [row["id"] for row in found] == [row["id"] for row in everything if filters.admits(row)], filters
+        assert pairs_by_id(session, "none", ids, Filters(kept=True)) == []
+
+    assert {bool(row["kept"]) for row in everything} == {True, False}
 
 
 def test_only_the_names_of_this_machine_are_answered(pages: TestClient) -> None:
