@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -62,6 +63,9 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
         train(recipe, settings, url=url or recipe.database.url, dataset=dataset, output=output, say=click.echo)
     except expected as error:
         raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("\nstopped; the same command goes on from the last checkpoint", err=True)
+        sys.exit(130)
 
 
 @click.command("respond")
@@ -84,7 +88,6 @@ def respond_command(
     """Ask MODEL, a checkpoint's folder or a hub name, to answer INSTRUCTION (`-` reads it from stdin)."""
     import dataclasses
     import json
-    import sys
 
     _need_torch("responding")
     from trainer.chat import TokenizerUnfit

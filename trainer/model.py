@@ -63,6 +63,8 @@ def load_tokenizer(path: str, revision: str = "") -> PreTrainedTokenizerBase:
     Raises:
         ModelUnfit: says which of the two was tried, and what went wrong.
     """
+    if _is_missing_folder(path):  # nobody means the hub's runs/demo-1a2b3c4d, where it is asked for minutes if need be
+        raise ModelUnfit(f"cannot load the tokenizer: no folder {path}")
     try:
         loaded = AutoTokenizer.from_pretrained(path, revision=revision or None)
     except Exception as error:  # the loaders raise whatever their file formats' libraries do
@@ -303,11 +305,18 @@ def load_failure(what: str, path: str, error: Exception) -> str:
     """Say what could not be loaded, where it was looked for, and why."""
     if Path(path).is_dir():
         tried = f"folder {path}"
-    elif path.startswith((".", "/", "~")):
+    elif _is_missing_folder(path):
         return f"cannot load the {what}: no folder {path}"
     else:
         tried = f"{path}, which is no folder here, from the hub"
     return f"cannot load the {what} of {tried}: {first_line(error)}"
+
+
+def _is_missing_folder(path: str) -> bool:
+    """Whether a folder is meant that is not there: the name begins like one, or lies in a folder that is there."""
+    folder = Path(path)
+    inside = len(folder.parts) > 1 and folder.parent.is_dir()
+    return not folder.is_dir() and (inside or path.startswith((".", "/", "~")))
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from generator.recipe import load_recipe
 from trainer.cli import respond_command
 from trainer.config import train_settings
+from trainer.model import ModelUnfit
 from trainer.respond import ExampleUnfit, Responder, read_example
 from trainer.train import train
 
@@ -107,6 +108,17 @@ def test_an_example_of_another_form_is_refused(tmp_path: Path, text: str) -> Non
     path.write_text(text)
     with pytest.raises(ExampleUnfit, match="expected JSON with the texts `instruction` and `response`"):
         read_example(path)
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runs/mistyped` has the form of a hub's name, but lies where folders lie."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.model.AutoTokenizer", None)
+    with pytest.raises(ModelUnfit, match="cannot load the tokenizer: no folder runs/mistyped"):
+        Responder("runs/mistyped")
 
 
 def test_mistakes_are_one_line(model: Path, tmp_path: Path) -> None:

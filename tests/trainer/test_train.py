@@ -203,6 +203,10 @@ def test_an_interrupted_run_says_so_in_its_row(
     row = training_row(url)
     assert (row.status, row.metrics) == ("failed", {"error": "interrupted"})
 
+    told = command("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "model")
+    assert told.exit_code == 130
+    assert told.stderr.endswith("stopped; the same command goes on from the last checkpoint\n")
+
 
 # What is held out, adapters, precision
 
