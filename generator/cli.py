@@ -26,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_RECIPE = "recipes/demo.toml"
 _GO_ON = "what is finished is stored; the same command goes on from there"
+_FORMAT_OF_ENDING = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -262,9 +263,7 @@ def show(id: str, recipe_path: str, url: str, as_json: bool) -> None:
     "--format",
     "form",
     type=click.Choice(["jsonl", "parquet", "folder"]),
-    default="jsonl",
-    show_default=True,
-    help="JSON lines, one Parquet file, or a folder for datasets.load_dataset, with a card.",
+    help="JSON lines, one Parquet file, or a folder for datasets.load_dataset, with a card; by default what --output ends in.",
 )
 @click.option(
     "--columns",
@@ -276,11 +275,14 @@ def show(id: str, recipe_path: str, url: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace what is at --output.")
 @click.option("--json", "as_json", is_flag=True, help="Report in JSON; needs --output.")
 def export(
-    recipe_path: str, url: str, dataset: str, output: str, form: str, columns: str, force: bool, as_json: bool
+    recipe_path: str, url: str, dataset: str, output: str, form: str | None, columns: str, force: bool, as_json: bool
 ) -> None:
     """Write a snapshot of accepted pairs into a file or a folder."""
-    if output == "-" and (as_json or form != "jsonl"):
+    if output == "-" and (as_json or form not in (None, "jsonl")):
         raise click.UsageError("--json and --format need --output PATH: standard output takes JSON lines")
+    form = form or _FORMAT_OF_ENDING.get(Path(output).suffix if output != "-" else ".jsonl")
+    if form is None:
+        raise click.UsageError(f"--output {output}: end it in .jsonl or .parquet, or give --format")
     with _user_errors():
         from generator.export import LAYOUTS, ExportError, export_jsonl
         from generator.export import export as write

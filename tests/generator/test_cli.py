@@ -233,6 +233,16 @@ def test_export_replaces_nothing_unasked(run: Run, built: Recipe, tmp_path: Path
     fails_with(run("export", "--output", str(path), "--format", "folder", "--force"), "is a file")
 
 
+def test_export_writes_what_the_ending_promises(run: Run, built: Recipe, tmp_path: Path) -> None:
+    assert run("export", "--output", str(tmp_path / "pairs.parquet")).exit_code == 0
+    assert (tmp_path / "pairs.parquet").read_bytes()[:4] == b"PAR1"
+    for name in ("pairs.csv", "pairs"):
+        told = run("export", "--output", str(tmp_path / name))
+        assert told.exit_code == 2
+        assert "end it in .jsonl or .parquet, or give --format" in told.stderr
+    assert [path.name for path in tmp_path.glob("pairs*")] == ["pairs.parquet"]
+
+
 def test_export_knows_the_columns_that_trl_reads(run: Run, built: Recipe) -> None:
     row = json.loads(run("export", "--columns", "trl").stdout.splitlines()[0])
 
