@@ -263,7 +263,7 @@ def show(id: str, recipe_path: str, url: str, as_json: bool) -> None:
     "--format",
     "form",
     type=click.Choice(["jsonl", "parquet", "folder"]),
-    help="JSON lines, one Parquet file, or a folder for datasets.load_dataset, with a card; by default what --output ends in.",
+    help="JSON lines, one Parquet file, or a folder for datasets.load_dataset, with a card; else as --output ends.",
 )
 @click.option(
     "--columns",
