@@ -150,8 +150,9 @@ class RemoteSandbox:
                 await self._start()
                 endpoint = await self._first_serving()
         except (TimeoutError, Retryable, DeadlineExceeded) as error:
+            asked = "with" if self._config.credentials.speak_tls else "without"  # the wrong one looks like nobody
             raise Unavailable(
-                f"no sandbox serves at {self.address} within {limit_s:g} s; start one with "
+                f"no sandbox serves at {self.address} within {limit_s:g} s (asked {asked} TLS); start one with "
                 f"`selfalign sandbox serve --address {self._parts[0]}`, or use the address {EMBEDDED!r}"
             ) from error
         return info_from_wire(await endpoint.info(limit_s))

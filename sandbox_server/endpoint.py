@@ -45,6 +45,11 @@ class Credentials:
     certificate: Path | None = None
     key: Path | None = None
 
+    @property
+    def speak_tls(self) -> bool:
+        """Whether the connection is encrypted, over anything but a unix socket."""
+        return bool(self.tls or self.ca or self.certificate)
+
 
 class Endpoint:
     """One server.
@@ -273,7 +278,7 @@ def _open_channel(address: str, credentials: Credentials, server_name: str | Non
     ]
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
-    if not (credentials.tls or credentials.ca or credentials.certificate) or address.startswith("unix:"):
+    if not credentials.speak_tls or address.startswith("unix:"):
         return grpc.aio.insecure_channel(address, options=options)
     channel_credentials = grpc.ssl_channel_credentials(
         root_certificates=_read(credentials.ca),

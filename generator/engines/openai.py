@@ -20,7 +20,9 @@ from generator.recipe import ModelSettings
 _BUSY = frozenset({429, 503})
 # Something went wrong with this request; the next try may go through.
 _TRANSIENT = frozenset({408, 409, 425, 500, 502, 504, 520, 522, 524})
-_REFUSED = frozenset({401, 403})
+_REFUSED = frozenset({401, 402, 403})
+# Nothing there takes completions of that model. Recorded request by request it would spoil a whole build's rows.
+_MISPLACED = frozenset({301, 302, 303, 307, 308, 404, 405, 410, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,15 @@ class OpenAIEngine:
         self._answered = True
         if answer.status_code in _REFUSED:
             raise EngineUnavailable(
-                f"{self._model.base_url} refuses the key (HTTP {answer.status_code}): set {self._model.api_key_env}"
+                f"{self._model.base_url} refuses the key (HTTP {answer.status_code}, {_message(answer)}): "
+                f"set {self._model.api_key_env}"
             )
-        if answer.status_code == httpx.codes.NOT_FOUND:
+        if answer.status_code in _MISPLACED:
+            base_url = self._model.base_url
+            hint = "" if base_url.rstrip("/").endswith("/v1") else "; most servers want a base_url that ends in /v1"
             raise EngineUnavailable(
-                f"{self._model.base_url} has no model {self._model.name!r} or no {path} (HTTP 404): {_message(answer)}"
+                f"{base_url} has no model {self._model.name!r} or no {path} (HTTP {answer.status_code}): "
+                f"{_message(answer)}{hint}"
             )
         if answer.status_code in _BUSY | _TRANSIENT:
             raise _Failed(

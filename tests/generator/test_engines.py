@@ -196,8 +196,11 @@ async def test_a_refused_request_is_not_tried_again(status: int) -> None:
     ("step", "words"),
     [
         (Step(401, b""), "refuses the key .* set TINY_KEY"),
+        (Step(402, {"error": "out of credits"}), "refuses the key .*out of credits"),
         (Step(403, b""), "refuses the key"),
         (Step(404, {"detail": "Not Found"}), "has no model 'tiny' or no /chat/completions .* Not Found"),
+        (Step(308, b""), "no /chat/completions .HTTP 308."),
+        (Step(501, b"Unsupported method"), "no /chat/completions .HTTP 501.: Unsupported method"),
     ],
 )
 async def test_a_wrong_key_or_model_stops_the_build_at_once(step: Step, words: str) -> None:
