@@ -100,13 +100,19 @@ def plan(recipe_path: str, url: str, as_json: bool, **model: str | None) -> None
     if as_json:
         _print_json({"pipeline": pipeline.name, "steps": steps})
         return
-    if not any(step["at_most"] for step in steps):
+    if not any(step["at_most"] or step["gone"] for step in steps):
         click.echo("nothing to do: every row is there")
+    elif not any(step["at_most"] for step in steps if step["stage"] != "selection"):
+        click.echo("nothing to draw or to run: only pairs are selected anew")
     told = [{key: "unknown" if value is None else value for key, value in step.items()} for step in steps]
     told = [row | {"time": _duration(step["time_s"])} for row, step in zip(told, steps, strict=True)]
     _print_table(("stage", "done", "to_do", "at_most", "prompt_tokens", "completion_tokens", "time"), told)
     click.echo("to_do: can be made now; at_most: if every row before turns out usable; tokens and time: of at_most")
     for step in steps:
+        if step["gone"]:
+            click.echo(
+                f"{step['gone']} seeds leave the choice: their rows stay, and their pairs are in no new snapshot"
+            )
         if step["judged_by"]:
             click.echo(f"{step['stage']}: judged by {step['judged_by']}")
 

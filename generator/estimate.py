@@ -15,13 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from generator.causes import Cause
-from generator.models import Execution, Recipe
+from generator.models import Execution, Pipeline, Recipe
 from generator.work import LEVELS
 
 SAMPLED_ROWS = 1000
 LEAST_ROWS = 10
 """Fewer tell too little."""
 
+_SELECTIONS = sa.select(Recipe.parameters).where(Recipe.stage == "selection")
 _PAUSE_GAPS = 20
 _PAUSE_S = 2.0
 
@@ -66,10 +67,19 @@ def cost(session: Session, cause: Cause, rows: int) -> Cost:
     return Cost()
 
 
+def runs_of_answers(session: Session) -> list[Recipe]:
+    """The recipes under which answers ran with their own tests, newest first; other executions are of checks."""
+    named = [*session.scalars(sa.select(Pipeline.executions_recipe_id))]
+    named += [told.get("executions") for told in session.scalars(_SELECTIONS)]
+    mine = Recipe.id.in_({id for id in named if id})
+    return list(session.scalars(sa.select(Recipe).where(mine).order_by(Recipe.created_at.desc())))
+
+
 def _judges(session: Session, cause: Cause) -> list[tuple[str, str]]:
     model: Any = cause.parameters.get("model")
     newest = sa.select(Recipe).where(Recipe.stage == cause.stage).order_by(Recipe.created_at.desc()).limit(20)
-    others = [row for row in session.scalars(newest) if row.id != cause.id and row.parameters.get("model") == model]
+    recipes = session.scalars(newest) if cause.stage in LEVELS else runs_of_answers(session)
+    others = [row for row in recipes if row.id != cause.id and row.parameters.get("model") == model]
     return [(cause.id, "this recipe"), *((row.id, "an earlier recipe") for row in others)]
 
 

@@ -378,7 +378,7 @@ def missing(database: Database, chain: Chain, executions: str, stage: str) -> in
         checking.plan_new(database, chain, plan)
         return checking.count_pending(database, plan)
     if stage == EXECUTIONS:
-        return work.count_programs(database, chain, executions)[0]
+        return work.count_unrun(database, chain, executions)
     if stage not in chain.recipes:  # seeds that are not judged
         return 0
     counted = work.count(database, chain, stage)

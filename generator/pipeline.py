@@ -31,6 +31,7 @@ from generator.seeds import (
     SeedFilter,
     batch_filters,
     gather,
+    judge,
     judge_all,
     seed_filters,
     seed_likenesses,
@@ -343,14 +344,8 @@ def choose_seeds(database: Database, pipeline: Pipeline, progress: Progress | No
             _seed_keeper(session, pipeline).settle(row["subject_id"] for row in judged if row["kept"])
         if progress:
             progress.advance(_SEED_FILTERS, len(batch))
-    member, judgement = models.PipelineSeed, models.Judgement
-    kept = (
-        sa.select(member.seed_id)
-        .join(judgement, judgement.subject_id == member.seed_id)
-        .where(member.pipeline == pipeline.name, judgement.recipe_id == pipeline.seed_filters.id, judgement.kept)
-        .order_by(member.seed_id)
-        .limit(pipeline.recipe.seeds.limit or None)
-    )
+    member = models.PipelineSeed
+    kept = _kept_seeds(pipeline).order_by(member.seed_id).limit(pipeline.recipe.seeds.limit or None)
     wanted = member.seed_id.in_(sa.select(kept.subquery().c.seed_id))
     mine = member.pipeline == pipeline.name
     with database.writing() as session:
@@ -361,6 +356,28 @@ def choose_seeds(database: Database, pipeline: Pipeline, progress: Progress | No
     if progress:
         progress.end(_SEED_FILTERS, f"{count} chosen")
     return count
+
+
+def choice_of_seeds(database: Database, pipeline: Pipeline) -> tuple[set[str], set[str]]:
+    """Tell which of the gathered seeds are chosen, and which `choose_seeds` would choose; store nothing.
+
+    Filters that ask about many seeds at a time, or whether two are alike, are not asked about seeds that they have not
+    seen: of those fewer may be chosen.
+    """
+    with database.reading() as session:
+        chosen = set(session.scalars(work.rows_of(pipeline.chain, None)))
+        kept = list(session.scalars(_kept_seeds(pipeline)))
+    for seeds in _unjudged_seeds(database, pipeline):
+        records = zip(seeds, _records(seeds), strict=True)
+        kept += [seed.id for seed, record in records if judge(record, pipeline.asked_of_seeds) is None]
+    return chosen, set(sorted(kept)[: pipeline.recipe.seeds.limit or None])
+
+
+def _kept_seeds(pipeline: Pipeline) -> sa.Select[Any]:
+    """Select the gathered seeds that passed the filters."""
+    member, judgement = models.PipelineSeed, models.Judgement
+    kept = (member.pipeline == pipeline.name, judgement.recipe_id == pipeline.seed_filters.id, judgement.kept)
+    return sa.select(member.seed_id).join(judgement, judgement.subject_id == member.seed_id).where(*kept)
 
 
 def are_seeds_gathered(database: Database, pipeline: Pipeline) -> bool:
@@ -419,11 +436,14 @@ def _seed_row(id: str, record: Any) -> dict[str, Any]:
     return {"id": id} | {key: storable(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
-def _seed_judgements(pipeline: Pipeline, seeds: Sequence[models.Seed]) -> list[dict[str, Any]]:
+def _records(seeds: Sequence[models.Seed]) -> list[Any]:
     level = work.LEVELS["concepts"]
     names = [column.key for column in level.parent[1:]]
-    records: list[Any] = [level.read(*(getattr(seed, name) for name in names)) for seed in seeds]
-    rejections = judge_all(records, pipeline.asked_of_seeds, pipeline.asked_of_batches)
+    return [level.read(*(getattr(seed, name) for name in names)) for seed in seeds]
+
+
+def _seed_judgements(pipeline: Pipeline, seeds: Sequence[models.Seed]) -> list[dict[str, Any]]:
+    rejections = judge_all(_records(seeds), pipeline.asked_of_seeds, pipeline.asked_of_batches)
     return [
         {
             "recipe_id": pipeline.seed_filters.id,

@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
 from generator import checking, models, work
 from generator.causes import Cause
 from generator.checks import are_wanted, most
-from generator.estimate import Cost, cost
-from generator.pipeline import Pipeline
+from generator.estimate import Cost, cost, runs_of_answers
+from generator.pipeline import Pipeline, choice_of_seeds
 from generator.recipe import SandboxSettings
 from generator.seeds import gather, judge
 from generator.store import Database
@@ -25,6 +28,7 @@ class Step:
         done: rows there are.
         to_do: rows that could be made now.
         at_most: rows to make if every row of the stages before turns out usable; `to_do` is part of it.
+        gone: seeds that were chosen and will not be; what was made of them stays, and counts no longer.
         cost: of `at_most` rows.
     """
 
@@ -32,6 +36,7 @@ class Step:
     done: int
     to_do: int
     at_most: int
+    gone: int = 0
     cost: Cost = Cost()
 
 
@@ -47,7 +52,7 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
     with database.reading() as session:
         row = session.get(models.Pipeline, pipeline.name)
         gathered = row is not None and row.seeds_recipe_id == pipeline.seeds.id
-        executed = session.get(models.Recipe, row.executions_recipe_id) if row and row.executions_recipe_id else None
+        executed = _executed(session, row, pipeline.recipe.sandbox)
     steps: list[Step] = []
     pending = 0  # rows of the stage above that may yet come
     if not gathered:
@@ -56,11 +61,19 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
         pending = min(kept, pipeline.recipe.seeds.limit or kept)
         steps.append(Step("seeds", 0, pending, pending))
         chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
-    recipe_id = executed.id if executed and _is_asked_for(executed.parameters, pipeline.recipe.sandbox) else None
+    else:
+        chosen, wanted = choice_of_seeds(database, pipeline)
+        pending = len(wanted - chosen)
+        if wanted != chosen:
+            steps.append(Step("seeds", len(wanted & chosen), pending, pending, gone=len(chosen - wanted)))
     with ThreadPoolExecutor(2) as pool:  # a database uses a processor for each of them
         counting = pool.submit(work.count_down_to, database, chain, "responses")
         programs = pool.submit(
-            work.count_programs, database, chain, recipe_id, lambda: counting.result()["responses"].rows
+            work.count_programs,
+            database,
+            chain,
+            executed.id if executed else None,
+            lambda: counting.result()["responses"].rows,
         )
         counts = counting.result()
     for stage, samples in chain.samples.items():
@@ -68,30 +81,57 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
         to_do = counted.parents * samples - counted.rows
         pending = to_do + pending * samples
         steps.append(Step(stage, counted.rows, to_do, pending))
-    unrun, run = programs.result()
-    steps.append(Step("executions", run, unrun, unrun + pending))
+    unrun, all_programs = programs.result()
+    steps.append(Step("executions", all_programs - unrun, unrun, unrun + pending))
+    runs = Cause(executed.stage, executed.parameters) if executed else Cause("executions", {})
     if are_wanted(pipeline.recipe.selection):
-        steps.append(_checks(database, pipeline, chain, executed if recipe_id else None, unrun + pending))
-    runs = Cause(executed.stage, executed.parameters) if executed and recipe_id else Cause("executions", {})
+        steps.append(_checks(database, pipeline, chain, runs if executed else None, unrun + pending))
     by = pipeline.stages | {"executions": runs, "checks": runs}
+    waits = any(step.to_do for step in steps)
+    steps.append(_selection(database, pipeline, runs if executed else None, counts["responses"].rows, pending, waits))
     with database.reading() as session:
         return [
-            dataclasses.replace(step, cost=cost(session, by[step.stage], step.at_most)) if step.stage in by else step
+            dataclasses.replace(
+                step,
+                cost=cost(session, by[step.stage], step.at_most)
+                if step.stage in by
+                else Cost(0, 0, None if step.at_most else 0.0),
+            )
             for step in steps
         ]
 
 
-def _checks(
-    database: Database, pipeline: Pipeline, chain: work.Chain, executed: models.Recipe | None, to_come: int
-) -> Step:
+def _executed(session: Session, row: models.Pipeline | None, settings: SandboxSettings) -> models.Recipe | None:
+    """How answers ran when they last ran as the settings ask: the pipeline's own way first, then the newest."""
+    last = row.executions_recipe_id if row else None
+    ways = sorted(runs_of_answers(session), key=lambda recipe: recipe.id != last)
+    return next((recipe for recipe in ways if _is_asked_for(recipe.parameters, settings)), None)
+
+
+def _checks(database: Database, pipeline: Pipeline, chain: work.Chain, executions: Cause | None, to_come: int) -> Step:
     """The programs that are run of answers which pass: each costs up to so many, and some of these are one program."""
     each = most(pipeline.recipe.selection, chain.samples["responses"])
-    if executed is None:
+    if executions is None:
         return Step("checks", 0, 0, to_come * each)
-    causes = pipeline.checks(Cause(executed.stage, executed.parameters))
-    run, unrun, unplanned = checking.count(database, chain, causes[-1].id, executed.id)
+    run, unrun, unplanned = checking.count(database, chain, pipeline.checks(executions)[-1].id, executions.id)
     to_do = unrun + unplanned * each
     return Step("checks", run, to_do, to_do + to_come * each)
+
+
+def _selection(
+    database: Database, pipeline: Pipeline, executions: Cause | None, rows: int, to_come: int, waits: bool
+) -> Step:
+    """The responses to go through: none now where anything `waits` to be drawn or run, since this comes last."""
+    judged = 0
+    selection = pipeline.selection(executions).id if executions else None
+    with database.reading() as session:
+        row = session.get(models.Pipeline, pipeline.name)
+        # What was selected so before the last build was not frozen last: it is gone through again.
+        if row and row.selection_recipe_id and row.selection_recipe_id == selection:
+            mine = sa.select(sa.func.count()).where(models.Judgement.recipe_id == selection)
+            judged = session.scalar(mine) or 0
+    unjudged = max(0, rows - judged)
+    return Step("selection", judged, 0 if waits else unjudged, unjudged + to_come)
 
 
 def _is_asked_for(parameters: dict[str, Any], settings: SandboxSettings) -> bool:

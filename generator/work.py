@@ -222,9 +222,25 @@ def count_down_to(database: Database, chain: Chain, last: str) -> dict[str, Coun
 
 
 def count_programs(
-    database: Database, chain: Chain, recipe_id: str | None, responses: Callable[[], int] | None = None
+    database: Database, chain: Chain, recipe_id: str | None, responses: Callable[[], int]
 ) -> tuple[int, int]:
-    """Count the distinct programs of a chain's responses that were not run under `recipe_id`, and all that were.
+    """Count the distinct programs of a chain's responses: those that `count_unrun` counts, and all."""
+    unrun = count_unrun(database, chain, recipe_id, responses)
+    if _has_all_responses(database, chain, responses()):
+        # Counted as rows of their own: a database sorts what it counts as distinct, and the index is in order.
+        programs = sa.select(Response.program_key).where(*_programs_of_recipe(chain)).distinct().subquery()
+        query: Any = sa.select(sa.func.count()).select_from(programs)
+    else:
+        mine = rows_of(chain, "responses").where(Response.program_key.is_not(None))
+        query = mine.with_only_columns(sa.func.count(Response.program_key.distinct()))
+    with database.reading() as session:
+        return unrun, session.scalar(query) or 0
+
+
+def count_unrun(
+    database: Database, chain: Chain, recipe_id: str | None, responses: Callable[[], int] | None = None
+) -> int:
+    """Count the distinct programs of a chain's responses that were not run under `recipe_id`.
 
     Args:
         database: to look in.
@@ -232,28 +248,33 @@ def count_programs(
         recipe_id: of executions; None where nothing was run yet.
         responses: tells how many the chain has, for a caller that counts them anyway.
     """
-    of_recipe = (Response.recipe_id == chain.recipes["responses"], Response.program_key.is_not(None))
+    of_recipe = _programs_of_recipe(chain)
     programs = sa.func.count(Response.program_key.distinct())
     with database.reading() as session:
         if recipe_id is None:
-            done, unrun = 0, session.scalar(sa.select(programs).where(*of_recipe)) or 0
+            unrun = session.scalar(sa.select(programs).where(*of_recipe)) or 0
         else:
-            mine = sa.select(sa.func.count()).select_from(Execution).where(Execution.recipe_id == recipe_id)
-            done = session.scalar(mine) or 0
             unrun = session.scalar(_unrun_of_recipe(of_recipe, recipe_id)) or 0
-        if not unrun:
-            return 0, done
-        # Where the chain has all responses of the recipe, these are its programs. Only where it has some must every
-        # row be asked whether it belongs.
-        everything = session.scalar(
-            sa.select(sa.func.count()).select_from(Response).where(Response.recipe_id == chain.recipes["responses"])
-        )
-    if everything != (responses() if responses else count(database, chain, "responses").rows):
+    # Where the chain has all responses of the recipe, these are its programs. Only where it has some must every row be
+    # asked whether it belongs.
+    if unrun and not _has_all_responses(
+        database, chain, responses() if responses else count(database, chain, "responses").rows
+    ):
         run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
         with database.reading() as session:
             query = rows_of(chain, "responses").where(Response.program_key.is_not(None), ~run)
             unrun = session.scalar(query.with_only_columns(programs)) or 0
-    return unrun, done
+    return unrun
+
+
+def _has_all_responses(database: Database, chain: Chain, rows: int) -> bool:
+    of_recipe = sa.select(sa.func.count()).select_from(Response)
+    with database.reading() as session:
+        return session.scalar(of_recipe.where(Response.recipe_id == chain.recipes["responses"])) == rows
+
+
+def _programs_of_recipe(chain: Chain) -> tuple[Any, ...]:
+    return (Response.recipe_id == chain.recipes["responses"], Response.program_key.is_not(None))
 
 
 def _unrun_of_recipe(of_recipe: tuple[Any, ...], recipe_id: str) -> sa.Select[Any]:

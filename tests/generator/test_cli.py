@@ -90,10 +90,28 @@ def test_plan_after_a_build_has_nothing(run: Run, built: Recipe) -> None:
     assert not any(step["at_most"] for step in json.loads(run("plan", "--json").stdout)["steps"])
 
 
+def test_plan_of_a_changed_filter_says_that_only_pairs_are_selected(run: Run, built: Recipe, tmp_path: Path) -> None:
+    """Also of a filter that was in force two builds ago, and of fewer seeds."""
+    path = tmp_path / "small.toml"
+    text = path.read_text()
+    path.write_text(text + "\n[selection]\nnear_duplicates = 0.9\n")
+    words = "nothing to draw or to run: only pairs are selected anew"
+    assert words in run("plan").stdout
+    run("build")
+    assert "nothing to do: every row is there" in run("plan").stdout
+
+    path.write_text(text)
+    assert words in run("plan").stdout
+    path.write_text(text.replace('licence = "MIT"', 'licence = "MIT"\nlimit = 3'))
+    fewer = run("plan").stdout
+    assert words in fewer
+    assert "2 seeds leave the choice: their rows stay" in fewer
+
+
 def test_plan_for_another_model_starts_anew(run: Run, built: Recipe) -> None:
     steps = json.loads(run("plan", "--model", "other", "--json").stdout)["steps"]
 
-    assert [step["at_most"] for step in steps] == [5, 5, 15, 15]
+    assert [step["at_most"] for step in steps] == [5, 5, 15, 15, 15]
     assert steps[2]["prompt_tokens"] is None  # another model reads other tokens
     assert steps[3]["judged_by"] == "15 rows of this recipe"
 

@@ -146,8 +146,10 @@ def test_programs_to_run_are_those_without_an_execution(database: Database, numb
         recipe = world.rng.choice(world.recipes["executions"])
         ran = {row["program_key"] for row in world.executions if row["recipe_id"] == recipe}
         wanted = {row["program_key"] for row in world.expect(chain)[1]}
-        assert work.count_programs(database, chain, recipe) == (len(wanted - ran), len(ran))
-        assert work.count_programs(database, chain, None) == (len(wanted), 0)
+        assert work.count_unrun(database, chain, recipe) == len(wanted - ran)
+        assert work.count_unrun(database, chain, None) == len(wanted)
+        responses = partial(_told, world.expect(chain)[0]["responses"].rows, [])
+        assert work.count_programs(database, chain, recipe, responses) == (len(wanted - ran), len(wanted))
         listed = list(work.pending_programs(database, chain, recipe, work.Share()))
         assert {program.key for page in listed for program in page} == wanted - ran
 
@@ -165,8 +167,10 @@ def test_a_chain_with_all_responses_of_its_recipe_is_asked_for_their_number_alon
         asked: list[int] = []
         responses = partial(_told, counts["responses"].rows, asked)
         unrun = {row["program_key"] for row in usable} - {row["program_key"] for row in world.executions}
-        assert work.count_programs(database, chain, recipe, responses) == (len(unrun), len(world.executions))
+        assert work.count_unrun(database, chain, recipe, responses) == len(unrun)
         assert len(asked) == bool(unrun)
+        programs = {row["program_key"] for row in usable}
+        assert work.count_programs(database, chain, recipe, responses) == (len(unrun), len(programs))
 
 
 def _told(rows: int, asked: list[int]) -> int:
