@@ -197,10 +197,11 @@ class Pages:
         for _ in range(_MOST_HITS // _HITS):
             hits = self._sidecar.find(words, before, _HITS if filters != Filters() else PAGE_ROWS)
             numbers = {id: number for number, id in hits}
-            for row in reading.pairs_by_id(session, name, list(numbers), filters):
-                found.append(row)
-                if len(found) == PAGE_ROWS:
-                    return found, str(numbers[row["id"]])
+            for row in reading.pairs_by_id(session, name, list(numbers)):
+                if filters.admits(row):
+                    found.append(row)
+                    if len(found) == PAGE_ROWS:
+                        return found, str(numbers[row["id"]])
             if not hits:
                 return found, None
             before = hits[-1][0]

@@ -72,14 +72,15 @@ def pipelines(session: Session) -> list[str]:
     return list(session.scalars(sa.select(Pipeline.name).order_by(Pipeline.name)))
 
 
-# Pairs. `w` is a window of responses; what it is joined to is looked up by key.
+# Pairs. `w` is a window of responses; what it is joined to is looked up by key: `|| ''` leaves no index by recipe to be
+# used, along which SQLite, asked for a few hundred responses, would read every instruction instead.
 _PAIRS = """
 SELECT w.id, w.instruction_id, w.sample_index, substr(i.instruction, 1, {excerpt}) AS instruction, i.category,
     i.difficulty, w.error, e.verdict, e.error_type, e.assertions_run, j.kept, j.filter, j.reason{more}
 FROM ({window}) w
 JOIN pipelines p ON p.name = :pipeline
-JOIN instructions i ON i.id = w.instruction_id AND i.recipe_id = p.instructions_recipe_id
-JOIN concepts c ON c.id = i.concepts_id AND c.recipe_id = p.concepts_recipe_id
+JOIN instructions i ON i.id = w.instruction_id AND i.recipe_id || '' = p.instructions_recipe_id
+JOIN concepts c ON c.id = i.concepts_id AND c.recipe_id || '' = p.concepts_recipe_id
 JOIN pipeline_seeds s ON s.pipeline = p.name AND s.seed_id = c.seed_id AND s.chosen
     AND (p.judge_recipe_id IS NULL OR EXISTS (SELECT 1 FROM opinions o
         WHERE o.recipe_id = p.judge_recipe_id AND o.seed_id = s.seed_id AND o.sample_index = 0 AND o.worth))
@@ -109,15 +110,6 @@ ORDER BY r.instruction_id || '', r.sample_index LIMIT :window
 # Few rows are asked for by id: `|| ''` above leaves only that index to be used, and the limit keeps SQLite from
 # beginning with the hundreds of thousands of rows that these are joined to.
 _BY_ID = f"SELECT {_COLUMNS}, r.text FROM responses r {_OF_PIPELINE} WHERE r.id IN :ids LIMIT 10000"  # noqa: S608  # constants
-# Of many ids few are wanted: this reads neither texts nor where they came from. The joins stay outer ones (coalesce),
-# so that no planner begins with the many rows of a verdict or a filter.
-_WANTED = """
-SELECT r.id FROM responses r
-LEFT JOIN executions e ON e.recipe_id = :executions AND e.program_key = r.program_key
-LEFT JOIN judgements j ON j.recipe_id = :selection AND j.subject_id = r.id
-WHERE r.id IN :ids AND :verdict IN ('', coalesce(e.verdict, '')) AND :kept IN (-1, coalesce(CAST(j.kept AS INTEGER), 2))
-    AND :filter IN ('', coalesce(j.filter, '')) AND :reason IN ('', coalesce(j.reason, ''))
-"""
 _HOW_RARE = "SELECT count(*) FROM (SELECT 1 FROM executions WHERE verdict = :verdict LIMIT :most) x"
 
 
@@ -171,32 +163,12 @@ def pairs_after(session: Session, pipeline: str, filters: Filters, after: str = 
             return Page(found, f"{last[0]}-{last[1]}", looked_at)
 
 
-def pairs_by_id(session: Session, pipeline: str, ids: Sequence[str], filters: Filters | None = None) -> list[Row]:
-    """The pairs of these response ids that are the pipeline's and wanted, in the order of `ids`, with the `text`."""
-    wanted = list(ids) if filters in (None, Filters()) else _wanted(session, pipeline, ids, filters)
-    query = _with_ids(_PAIRS.format(excerpt=100_000, window=_BY_ID, more=", w.text"))
-    rows = {row["id"]: dict(row) for row in session.execute(query, {"pipeline": pipeline, "ids": wanted}).mappings()}
+def pairs_by_id(session: Session, pipeline: str, ids: Sequence[str]) -> list[Row]:
+    """The pairs of these response ids that are the pipeline's, in the order of `ids`, with the answer's `text`."""
+    query = sa.text(_PAIRS.format(excerpt=100_000, window=_BY_ID, more=", w.text"))
+    query = query.bindparams(sa.bindparam("ids", expanding=True, type_=sa.String))
+    rows = {row["id"]: dict(row) for row in session.execute(query, {"pipeline": pipeline, "ids": list(ids)}).mappings()}
     return [rows[id] for id in ids if id in rows]
-
-
-def _wanted(session: Session, pipeline: str, ids: Sequence[str], filters: Filters) -> list[str]:
-    of_pipeline = session.get(Pipeline, pipeline)
-    if of_pipeline is None:
-        return []
-    values = {
-        "ids": list(ids),
-        "executions": of_pipeline.executions_recipe_id,
-        "selection": of_pipeline.selection_recipe_id,
-        "verdict": filters.verdict,
-        "kept": -1 if filters.kept is None else int(filters.kept),
-        "filter": filters.filter,
-        "reason": filters.reason,
-    }
-    return list(session.scalars(_with_ids(_WANTED), values))
-
-
-def _with_ids(query: str) -> sa.TextClause:
-    return sa.text(query).bindparams(sa.bindparam("ids", expanding=True, type_=sa.String))
 
 
 def pair(session: Session, response_id: str) -> Row:
