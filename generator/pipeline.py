@@ -358,19 +358,31 @@ def choose_seeds(database: Database, pipeline: Pipeline, progress: Progress | No
     return count
 
 
-def choice_of_seeds(database: Database, pipeline: Pipeline) -> tuple[set[str], set[str]]:
-    """Tell which of the gathered seeds are chosen, and which `choose_seeds` would choose; store nothing.
+def choice_of_seeds(database: Database, pipeline: Pipeline) -> tuple[int, int, int]:
+    """Tell how many of the gathered seeds stay chosen, come in, and go, once `choose_seeds` chooses; store nothing.
 
     Filters that ask about many seeds at a time, or whether two are alike, are not asked about seeds that they have not
-    seen: of those fewer may be chosen.
+    seen: of those fewer may come in.
     """
-    with database.reading() as session:
-        chosen = set(session.scalars(work.rows_of(pipeline.chain, None)))
-        kept = list(session.scalars(_kept_seeds(pipeline)))
+    unseen: list[str] = []
     for seeds in _unjudged_seeds(database, pipeline):
         records = zip(seeds, _records(seeds), strict=True)
-        kept += [seed.id for seed, record in records if judge(record, pipeline.asked_of_seeds) is None]
-    return chosen, set(sorted(kept)[: pipeline.recipe.seeds.limit or None])
+        unseen += [seed.id for seed, record in records if judge(record, pipeline.asked_of_seeds) is None]
+    kept = _kept_seeds(pipeline).add_columns(models.PipelineSeed.chosen)
+    chosen = work.rows_of(pipeline.chain, None)
+    limit = pipeline.recipe.seeds.limit or None
+    with database.reading() as session:
+        before = session.scalar(sa.select(sa.func.count()).select_from(chosen.subquery())) or 0
+        if unseen:
+            mine = set(session.scalars(chosen))
+            wanted = sorted({*unseen, *session.scalars(kept)})[:limit]
+            stay, come = sum(id in mine for id in wanted), sum(id not in mine for id in wanted)
+        else:
+            wanted_rows = kept.order_by(models.PipelineSeed.seed_id).limit(limit).subquery()
+            counts = sa.select(wanted_rows.c.chosen, sa.func.count()).group_by(wanted_rows.c.chosen)
+            found: dict[bool, int] = {bool(is_chosen): count for is_chosen, count in session.execute(counts)}
+            stay, come = found.get(True, 0), found.get(False, 0)
+    return stay, come, before - stay
 
 
 def _kept_seeds(pipeline: Pipeline) -> sa.Select[Any]:

@@ -62,10 +62,9 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
         steps.append(Step("seeds", 0, pending, pending))
         chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
     else:
-        chosen, wanted = choice_of_seeds(database, pipeline)
-        pending = len(wanted - chosen)
-        if wanted != chosen:
-            steps.append(Step("seeds", len(wanted & chosen), pending, pending, gone=len(chosen - wanted)))
+        stay, pending, gone = choice_of_seeds(database, pipeline)
+        if pending or gone:
+            steps.append(Step("seeds", stay, pending, pending, gone=gone))
     with ThreadPoolExecutor(2) as pool:  # a database uses a processor for each of them
         counting = pool.submit(work.count_down_to, database, chain, "responses")
         programs = pool.submit(
