@@ -6,6 +6,7 @@ python scripts/terminal_picture.py [--output FILE]     after `make demo`; runs i
 from __future__ import annotations
 
 import argparse
+import codecs
 import fcntl
 import os
 import pty
@@ -16,6 +17,8 @@ import tempfile
 import termios
 import time
 from html import escape
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -25,26 +28,31 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROWS = 104, 30
 CHARACTER, LINE, MARGIN = 8.0, 18.0, 16.0  # px
-LONGEST_WAIT_S, SHORTEST_STATE_S, SECONDS = 0.4, 0.25, 20.0
-BACKGROUND, FOREGROUND = "#11151c", "#d8dee9"
-NAMED = {"cyan": "#6cc7e0", "green": "#8fcf7a", "yellow": "#e5c07b", "red": "#e67e80", "magenta": "#c79be0"}
+LONGEST_WAIT_S, LONGEST_COMMAND_S = 0.4, 3.5
+LINE_S, LINE_READING_S, READING_S, SHORTEST_STATE_S = 0.03, 0.15, 1.5, 0.25
+BACKGROUND, FOREGROUND, BORDER = "#11151c", "#d8dee9", "#2b3240"
+PALETTE = ("#5c6773", "#e67e80", "#8fcf7a", "#e5c07b", "#7aa2f7", "#c79be0", "#6cc7e0", FOREGROUND)  # ANSI's eight
+PROMPT = "\x1b[1m$ "
 _TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)|\x1b")
+_CUT = re.compile(r"(.*?)((?:\x1b(?:\[[0-9;?]*)?)?)", re.DOTALL)
+"""What was written, and the beginning of a command that the next part ends."""
 
 
 class Screen:
     """As much of a terminal as the demo uses: it writes, returns, goes up and erases lines.
 
-    `lines` holds each row as (style, character) cells; `history` each row's texts with the time at which they came.
+    `lines` holds each row as (style, character) cells; `history` each row's texts with the time (s) at which they came.
     """
 
     def __init__(self) -> None:
         self.lines: list[list[tuple[str, str]]] = [[]]
         self.history: dict[int, list[tuple[float, Text]]] = {}
+        self.now = 0.0
         self._row = self._column = 0
         self._style = ""
 
-    def feed(self, text: str, now: float) -> None:
-        """Take what the program wrote at time `now` (s)."""
+    def feed(self, text: str) -> None:
+        """Take what the program wrote at once; new lines come one after the other, so that the eye can follow."""
         touched = {self._row}
         for parameters, command, control, plain in _TOKEN.findall(text):
             if plain:
@@ -57,7 +65,10 @@ class Screen:
             elif control == "\n":
                 self._row += 1
                 if self._row == len(self.lines):
+                    self._keep(touched)
+                    touched = set()
                     self.lines.append([])
+                    self.now += LINE_S
             elif command == "A":
                 self._row = max(0, self._row - int(parameters or 1))
             elif command == "K":
@@ -65,47 +76,65 @@ class Screen:
             elif command == "m":
                 self._style = "" if parameters in ("", "0") else f"{self._style}\x1b[{parameters}m"
             touched.add(self._row)
-        for row in touched:
-            drawn = self._drawn(row)
-            states = self.history.setdefault(row, [])
+        self._keep(touched)
+
+    def _keep(self, rows: set[int]) -> None:
+        for row in rows:
+            drawn, states = self._drawn(row), self.history.setdefault(row, [])
             if not states or states[-1][1] != drawn:
-                states.append((now, drawn))
+                states.append((self.now, drawn))
 
     def _drawn(self, row: int) -> Text:
-        cells = self.lines[row]
-        return Text.from_ansi("".join(f"\x1b[0m{style}{character}" for style, character in cells))
+        alike = groupby(self.lines[row], key=itemgetter(0))
+        return Text.from_ansi("".join(f"\x1b[0m{style}" + "".join(cell[1] for cell in cells) for style, cells in alike))
 
 
-def record(command: list[str], folder: Path) -> Screen:
-    """Run `command` in a terminal and keep what its screen showed, with waits cut to `LONGEST_WAIT_S`.
+def record(command: list[str], folder: Path) -> list[tuple[float, str]]:
+    """Run `command` in a terminal; gives what it wrote, each with the wait before it (s).
 
     Raises:
-        SystemExit: the command failed; its last lines are told.
+        SystemExit: the command failed; its last words are told.
     """
-    screen = Screen()
-    screen.feed("\x1b[1m$ make demo\x1b[0m\r\n", 0.0)
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
         os.execvpe(command[0], command, os.environ | {"TERM": "xterm-256color", "XDG_CACHE_HOME": str(folder)})  # noqa: S606
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    shown, last, pending = 0.0, time.monotonic(), b""
+    written, last, pending = [], time.monotonic(), ""
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
     while True:
         try:
             chunk = os.read(terminal, 65536)
         except OSError:  # Linux's way to say that the other side is closed
             chunk = b""
+        now = time.monotonic()
+        text, pending = _CUT.fullmatch(pending + decode(chunk)).groups()  # type: ignore[union-attr]  # anything matches
+        written.append((now - last, text))
+        last = now
         if not chunk:
             break
-        now = time.monotonic()
-        shown, last = shown + min(now - last, LONGEST_WAIT_S), now
-        *whole, pending = re.split(rb"(?<=[\n\r])", pending + chunk)
-        screen.feed(b"".join(whole).decode(errors="replace"), shown)
-    screen.feed(pending.decode(errors="replace"), shown)
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise SystemExit(
-            "the demo failed:\n" + "\n".join(text[-1][1].plain for text in screen.history.values())[-2000:]
-        )
+        raise SystemExit("the demo failed:\n" + "".join(text for _, text in written)[-2000:])
+    return written
+
+
+def play(written: list[tuple[float, str]]) -> Screen:
+    """The screen on which that was shown: no command takes longer than `LONGEST_COMMAND_S`, and each can be read."""
+    screen = Screen()
+    screen.feed(f"{PROMPT}make demo\x1b[0m\r\n")
+    commands: list[list[tuple[float, str]]] = [[]]
+    for wait, chunk in written:
+        for piece in re.split(rf"(?={re.escape(PROMPT)})", chunk):
+            if piece.startswith(PROMPT):
+                commands.append([])
+            commands[-1].append((min(wait, LONGEST_WAIT_S), piece))
+    for command in commands:
+        lines = len(screen.lines)
+        speed = min(1.0, LONGEST_COMMAND_S / max(1e-9, sum(wait for wait, _ in command)))
+        for wait, piece in command:
+            screen.now += wait * speed
+            screen.feed(piece)
+        screen.now += min(READING_S, LINE_READING_S * (len(screen.lines) - lines))
     return screen
 
 
@@ -114,21 +143,24 @@ def draw(screen: Screen) -> str:
     rows = [states for _, states in sorted(screen.history.items())]
     hints = next((row for row, states in enumerate(rows) if states[-1][1].plain.startswith("Next, after")), len(rows))
     rows = rows[: hints - 1]
-    speed = min(1.0, SECONDS / max(states[-1][0] for states in rows))
-    texts, scrolls = [], [(0.0, 0)]
+    texts, scrolls = [], {0.0: 0}
     for row, states in enumerate(rows):
-        kept = _thinned([(when * speed, text) for when, text in states])
-        if row >= ROWS and kept[0][0] >= scrolls[-1][0]:
-            scrolls.append((kept[0][0], row - ROWS + 1))
+        kept = _thinned(states)
+        if row >= ROWS:
+            scrolls[round(max(kept[0][0], *scrolls), 2)] = row - ROWS + 1
         for (begin, text), following in zip(kept, [*kept[1:], None], strict=True):
             if text.plain.strip():
                 texts.append(_line(text, row, begin, following[0] if following else None))
     width, height = COLUMNS * CHARACTER + 2 * MARGIN, ROWS * LINE + 2 * MARGIN
-    end = max(1.0, scrolls[-1][0])
-    steps = "".join(f"{100 * when / end:.2f}%{{transform:translateY({-LINE * up}px)}}" for when, up in scrolls)
-    final = f"transform:translateY({-LINE * scrolls[-1][1]}px)"
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">
-<title>make demo: the whole pipeline, from seeds to a fine-tuned and scored checkpoint</title>
+    end = max(1.0, *scrolls)
+    steps = "".join(
+        f"{100 * when / end:.2f}%{{transform:translateY({-LINE * up:g}px)}}" for when, up in scrolls.items()
+    )
+    final = f"transform:translateY({-LINE * max(scrolls.values()):g}px)"
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" xml:space="preserve"
+role="img" aria-labelledby="t d">
+<title id="t">make demo: the whole pipeline, from seeds to a fine-tuned and scored checkpoint</title>
+<desc id="d">{escape(chr(10).join(states[-1][1].plain.rstrip() for states in rows))}</desc>
 <style>
 text{{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:{FOREGROUND};white-space:pre}}
 @keyframes come{{to{{visibility:visible}}}}
@@ -140,7 +172,7 @@ text{{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:{FOREG
 #s{{animation:none}}.l{{animation:none!important;visibility:visible}}.p{{visibility:hidden}}
 }}
 </style>
-<rect width="100%" height="100%" rx="8" fill="{BACKGROUND}"/>
+<rect x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="8" fill="{BACKGROUND}" stroke="{BORDER}"/>
 <svg x="{MARGIN:g}" y="{MARGIN:g}" width="{COLUMNS * CHARACTER:g}" height="{ROWS * LINE:g}"><g id="s">
 {chr(10).join(texts)}
 </g></svg>
@@ -149,12 +181,12 @@ text{{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;fill:{FOREG
 
 
 def _thinned(states: list[tuple[float, Text]]) -> list[tuple[float, Text]]:
-    """States that stand long enough to be seen, and the last one."""
-    return [
-        state
-        for state, following in zip(states, [*states[1:], None], strict=True)
-        if following is None or following[0] - state[0] >= SHORTEST_STATE_S
-    ]
+    """The first state, later ones that stand for a while or come a while after the one before, and the last."""
+    kept = states[:1]
+    for state, following in pairwise(states[1:]):
+        if max(state[0] - kept[-1][0], following[0] - state[0]) >= SHORTEST_STATE_S:
+            kept.append(state)
+    return kept + states[max(1, len(states) - 1) :]
 
 
 def _line(text: Text, row: int, begin: float, end: float | None) -> str:
@@ -174,8 +206,11 @@ def _look(style: Style | None) -> str:
         return ""
     look = ' font-weight="700"' if style.bold else ""
     if style.color is not None and not style.color.is_default:
-        name = style.color.name.removeprefix("bright_")
-        look += f' fill="{NAMED.get(name) or style.color.get_truecolor().hex}"'
+        number = style.color.number
+        if number is not None and number < 2 * len(PALETTE):
+            look += f' fill="{PALETTE[number % len(PALETTE)]}"'
+        else:
+            look += f' fill="{style.color.get_truecolor().hex}"'
     return look + (' opacity=".6"' if style.dim else "")
 
 
@@ -188,7 +223,7 @@ def main() -> None:
         folder = Path(name)
         for link in ("recipes", "examples", ".selfalign", os.environ.get("VENV", ".venv")):
             (folder / link).symlink_to(ROOT / link)
-        screen = record([str(folder / "recipes/demo.sh")], folder)
+        screen = play(record([str(folder / "recipes/demo.sh")], folder))
     options.output.write_text(draw(screen), encoding="utf-8")
     print(f"{options.output}: {options.output.stat().st_size / 1000:.0f} kB", file=sys.stderr)
 
