@@ -51,16 +51,23 @@ nav:
   - For users:
 """
 FIRST = (
-    ("The newcomer: from zero", "tutorial.md"),
-    ("The model builder: data", "selection.md"),
-    ("The model builder: training", "training.md"),
-    ("The model builder: scores", "evaluation.md"),
-    ("The platform engineer: serving", "serving.md"),
-    ("The platform engineer: clients", "clients.md"),
-    ("The data person: SQL", "sql.md"),
-    ("Everybody: look at the data", "viewing.md"),
+    ("I have a laptop and ten minutes", "how-to/laptop.md"),
+    ("I have one GPU and a base model", "how-to/one-gpu.md"),
+    ("I run untrusted code at scale", "how-to/untrusted-code.md"),
+    ("I live in SQL", "how-to/sql.md"),
 )
 """Where each kind of user begins."""
+GUIDES = (
+    ("Tutorial: from zero", "tutorial.md"),
+    ("Selecting data", "selection.md"),
+    ("Training", "training.md"),
+    ("Scores", "evaluation.md"),
+    ("Serving the sandbox", "serving.md"),
+    ("Clients", "clients.md"),
+    ("The database in SQL", "sql.md"),
+    ("Looking at the data", "viewing.md"),
+)
+"""Where they go on."""
 REFERENCE = "config.md"
 """Written by scripts/config_reference.py."""
 
@@ -90,11 +97,11 @@ def main() -> None:
 
 
 def navigation(reference: list[str]) -> str:
-    """Every page once: users' first pages, the rest of docs/, the reference, the decisions."""
-    named = [f"      - '{title}': docs/{name}" for title, name in FIRST if (SOURCE / "docs" / name).exists()]
-    first = {name for _, name in FIRST} | {REFERENCE}
-    others = [path for path in sorted((SOURCE / "docs").glob("*.md")) if path.name not in first]
-    lines = [*named, "  - More:", *(f"      - docs/{path.name}" for path in others)]
+    """Every page once: users' first pages, guides, the rest of docs/, the reference, the decisions."""
+    first, guides = ([f"      - '{title}': docs/{name}" for title, name in part] for part in (FIRST, GUIDES))
+    named = {name for _, name in GUIDES} | {REFERENCE}
+    others = [path for path in sorted((SOURCE / "docs").glob("*.md")) if path.name not in named]
+    lines = [*first, "  - Guides:", *guides, "  - More:", *(f"      - docs/{path.name}" for path in others)]
     lines += [
         "  - Reference:",
         f"      - docs/{REFERENCE}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -28,24 +29,28 @@ def test_the_site_is_built_without_a_warning() -> None:
     assert "selfalign sandbox serve" in commands
 
 
-@pytest.mark.slow
-@pytest.mark.nsjail
-@pytest.mark.skipif(
+needs_the_demo = pytest.mark.skipif(
     not (ROOT / ".selfalign/seeds").exists(), reason="the demo's seeds are not installed: make setup-test"
 )
-def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
-    """Its shell blocks are run as one script, and what it shows of their output is there."""
-    text = TUTORIAL.read_text(encoding="utf-8")
+
+
+def follow(pages: list[Path], folder: Path, port: str = "50061") -> int:
+    """Run the shell blocks of `pages` as one script in `folder`, and look for what they show of its output.
+
+    Returns:
+        How many blocks there were.
+    """
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("50061", port)
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
     shown = re.findall(r"^```text\n(.*?)^```", text, re.M | re.S)
     for name in ("recipes", "examples", ".selfalign"):
-        (tmp_path / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environment |= {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
 
     done = subprocess.run(
         ["bash", "-e", "-c", "\n".join(blocks)],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -53,8 +58,32 @@ def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(blocks) > 5
     printed = " ".join((done.stdout + done.stderr).split())
     for line in "".join(shown).splitlines():
         for part in line.split("..."):
             assert " ".join(part.split()) in printed, part
+    return len(blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.nsjail
+@needs_the_demo
+def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    """Its shell blocks are run as one script, and what it shows of their output is there."""
+    assert follow([TUTORIAL], tmp_path) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.nsjail
+@needs_the_demo
+def test_every_users_first_page_does_what_it_says(tmp_path: Path) -> None:
+    """All four, one after the other, on one database: each begins after `make demo`."""
+    (tmp_path / "runs").mkdir()
+    build = tmp_path / "build.md"
+    build.write_text("```sh\nselfalign build\n```\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    pages = [ROOT / "docs/how-to" / f"{name}.md" for name in ("laptop", "sql", "one-gpu", "untrusted-code")]
+
+    assert follow([build, *pages], tmp_path, port) > 10
