@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from generator.progress import Silent
 from generator.recipe import Recipe
 from generator.store import Database, run_query
 from generator.views import VIEWS
-from sandbox_server.jobs import AssertionFailure, Job, Outcome, ProgramError, TestReport, Verdict
+from sandbox_server.jobs import AssertionFailure, Job, LimitsRequest, Outcome, ProgramError, TestReport, Verdict
 from tests.fakes import FakeSandbox, passes
 from tests.generator.rules import RuleEngine
 
@@ -52,6 +53,25 @@ def test_every_query_runs(built: Database, question: str, query: str) -> None:
     columns, _ = run_query(built, query)
 
     assert len(set(columns)) == len(columns) >= 2
+
+
+def test_programs_that_ran_under_two_limits_are_counted_once(small: Recipe, database: Database) -> None:
+    """The queries ask for the runs that count now, not for all there ever were."""
+
+    async def as_the_code_says(job: Job) -> Outcome:
+        return await sometimes(dataclasses.replace(job, request_id="00000007" if "0" in job.code else "00000005"))
+
+    limits = dataclasses.replace(small.sandbox, limits=LimitsRequest(cpu_time_ms=1234))
+    told = []
+    for recipe in (small, dataclasses.replace(small, sandbox=limits)):
+        sandbox = FakeSandbox(as_the_code_says)
+        report = asyncio.run(build(recipe, database, Silent(), engine=RuleEngine(), sandbox=sandbox))
+        assert report.programs_run
+        asked = (query for question, query in QUERIES if "exceptions" in question or "two sides" in question)
+        told.append([run_query(database, query)[1] for query in asked])
+
+    assert told[0] == told[1]
+    assert all(told[0])
 
 
 def test_every_view_is_described() -> None:
