@@ -6,6 +6,7 @@ python scripts/screenshots.py [--db URL] [--output FOLDER]     default: the demo
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import uvicorn
 from PIL import Image
+from sqlalchemy import make_url
 
 from generator.store import open_read_only
 from generator.view.app import make_app
@@ -42,6 +44,16 @@ def served(url: str, cache: Path) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         database.close()
+
+
+def _seen_from_beside(url: str) -> str:
+    """A file's address from the folder around it, gone to, as pages show it: nobody else has this machine's folders."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return url
+    file = Path(parsed.database or "").resolve()
+    os.chdir(file.parent.parent)
+    return f"sqlite:///{file.parent.name}/{file.name}"
 
 
 def browser() -> str:
@@ -69,17 +81,18 @@ def main() -> None:
     parser.add_argument("--db", default="sqlite:///runs/demo.db")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/images")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as cache, served(options.db, Path(cache)) as address:
+    output = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as cache, served(_seen_from_beside(options.db), Path(cache)) as address:
 
         def links(page: str, pattern: str) -> list[str]:
             with urllib.request.urlopen(address + page) as answer:  # noqa: S310  # our own
                 return [found.replace("&amp;", "&") for found in re.findall(pattern, answer.read().decode())]
 
-        pages: dict[str, tuple[str, int]] = {"overview": ("/", 1500), "search": ("/pairs?q=list&kept=yes", 900)}
+        pages: dict[str, tuple[str, int]] = {"overview": ("/", 1463), "search": ("/pairs?q=list&kept=yes", 900)}
         for name, start, pattern, height in (
             ("pair", "/pairs?verdict=FAILED", r'href="(/show/[0-9a-f]{32})"', 1700),
-            ("snapshots", "/", r'href="(/snapshots)"', 420),
+            ("snapshots", "/", r'href="(/snapshots)"', 480),
             ("diff", "/snapshots", r'href="(/diff[^"]*)"', 900),
             ("training", "/trainings", r'href="(/training/[^"]*)"', 1000),
             ("scores", "/", r'href="(/evaluations)"', 420),
@@ -88,10 +101,10 @@ def main() -> None:
             if found := links(start, pattern):
                 pages[name] = (found[0], height)
         for name, (page, height) in pages.items():
-            picture(address + page, options.output / f"view-{name}.png", height=height)
-        picture(address + "/", options.output / "view-overview-dark.png", height=1500, dark=True)
-        picture(address + pages["pair"][0], options.output / "view-pair-phone.png", width=500, height=1100)
-    for path in sorted(options.output.glob("view-*.png")):
+            picture(address + page, output / f"view-{name}.png", height=height)
+        picture(address + "/", output / "view-overview-dark.png", height=1463, dark=True)
+        picture(address + pages["pair"][0], output / "view-pair-phone.png", width=500, height=1100)
+    for path in sorted(output.glob("view-*.png")):
         size = path.stat().st_size
         print(f"{path.name}: {size / 1000:.0f} kB{'  TOO LARGE' if size > MOST_BYTES else ''}")
 

@@ -366,7 +366,7 @@ def _logged(path: Path) -> dict[str, list[tuple[float, float]]]:
                     found.setdefault(key, []).append((float(entry["step"]), float(value)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # not there, still being written, or somebody else's: the page says that there is no log
-    return found
+    return dict(sorted(found.items(), key=lambda item: ("loss" not in item[0], item[0])))  # what one looks for first
 
 
 def evaluations(session: Session, training_id: str | None = None) -> list[Row]:
