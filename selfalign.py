@@ -5,7 +5,18 @@ from __future__ import annotations
 import click
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the sub-command; who gives its recipe without the option is told so."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if error.message.startswith("Got unexpected extra argument") and ".toml" in error.message:
+                raise click.UsageError(f"{error.message}: did you mean --recipe FILE?", error.ctx) from None
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="selfalign")
 def main() -> None:
     """Let a code model align itself: generate, execute, select, train, evaluate."""

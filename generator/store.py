@@ -13,8 +13,10 @@ it begins and waits for it, so that no work is done that cannot be stored.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -378,6 +380,12 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
         reason = explain(error)
         if "readonly" in reason or "read-only" in reason:
             reason = "it would change something, and this command only reads"
+        missing = re.search(r'no such table: (\S+)|relation "(\S+)" does not exist', reason)
+        if missing:
+            known = sa.inspect(database.engine)
+            names = [*known.get_view_names(), *known.get_table_names()]
+            near = difflib.get_close_matches(missing[1] or missing[2], names, n=1)
+            reason += f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
         raise DatabaseError(f"query: {reason}") from error
 
 

@@ -294,6 +294,13 @@ def test_diff_tells_a_pair_whose_text_changed(run: Run, built: Recipe, database:
     assert "0 added, 0 removed, 5 changed" in run("diff", "small@1", "small@2").stdout
 
 
+def test_a_recipe_without_its_option_is_recognised(run: Run) -> None:
+    result = run("plan", "mine.toml")
+
+    assert result.exit_code == 2
+    assert "unexpected extra argument (mine.toml): did you mean --recipe FILE?" in result.stderr
+
+
 @pytest.mark.parametrize("version", ["x", "v", "1.5", "-1"])
 def test_a_version_that_is_no_number_is_refused(run: Run, built: Recipe, version: str) -> None:
     result = run("diff", f"small@{version}", "small")

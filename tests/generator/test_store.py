@@ -227,6 +227,16 @@ def test_a_query_cannot_change_anything(database: Database, sql: str) -> None:
     add_snapshot(database, 1)  # and writing works afterwards
 
 
+@pytest.mark.parametrize(
+    ("table", "words"), [("acepted_pairs", "did you mean accepted_pairs?"), ("zzz", "there are .*funnel.*, seeds")]
+)
+def test_a_query_of_a_table_that_is_not_there_is_told_the_right_name(
+    database: Database, table: str, words: str
+) -> None:
+    with pytest.raises(DatabaseError, match=words):
+        store.run_query(database, f"SELECT * FROM {table}")
+
+
 def test_a_query_answers_columns_and_rows(database: Database) -> None:
     assert store.run_query(database, "SELECT 1 AS a, ':b' AS b") == (["a", "b"], [(1, ":b")])
 
