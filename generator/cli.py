@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +97,8 @@ def plan(recipe_path: str, url: str, as_json: bool, **model: str | None) -> None
 
         pipeline = Pipeline(_with_model(_recipe(recipe_path), **model))
         with _database(url or pipeline.recipe.database.url, create=True) as database:
-            steps = planning.as_rows(planning.plan(database, pipeline))
+            say = functools.partial(click.echo, err=True)
+            steps = planning.as_rows(planning.plan(database, pipeline, say))
     if as_json:
         _print_json({"pipeline": pipeline.name, "steps": steps})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from generator import checking, models, work
-from generator.causes import Cause
+from generator.causes import Cause, runs_as_asked
 from generator.checks import are_wanted, most
 from generator.estimate import Cost, cost, runs_of_answers
 from generator.pipeline import Pipeline, choice_of_seeds
@@ -40,10 +41,10 @@ class Step:
     cost: Cost = Cost()
 
 
-def plan(database: Database, pipeline: Pipeline) -> list[Step]:
+def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = lambda _: None) -> list[Step]:
     """Count the work of every stage.
 
-    A source that was not gathered yet is read, and nothing of it stored.
+    A source that was not gathered yet is read, and nothing of it stored; that takes a while, so it is said.
 
     Raises:
         SettingsError: the source cannot be read.
@@ -56,6 +57,7 @@ def plan(database: Database, pipeline: Pipeline) -> list[Step]:
     steps: list[Step] = []
     pending = 0  # rows of the stage above that may yet come
     if not gathered:
+        say("reading the source of seeds, which no build has read yet")
         settings = dataclasses.replace(pipeline.recipe.seeds, limit=0)
         kept = sum(judge(record, pipeline.asked_of_seeds) is None for record in gather(settings))
         pending = min(kept, pipeline.recipe.seeds.limit or kept)
@@ -104,7 +106,7 @@ def _executed(session: Session, row: models.Pipeline | None, settings: SandboxSe
     """How answers ran when they last ran as the settings ask: the pipeline's own way first, then the newest."""
     last = row.executions_recipe_id if row else None
     ways = sorted(runs_of_answers(session), key=lambda recipe: recipe.id != last)
-    return next((recipe for recipe in ways if _is_asked_for(recipe.parameters, settings)), None)
+    return next((recipe for recipe in ways if runs_as_asked(recipe.parameters, settings)), None)
 
 
 def _checks(database: Database, pipeline: Pipeline, chain: work.Chain, executions: Cause | None, to_come: int) -> Step:
@@ -131,13 +133,6 @@ def _selection(
             judged = session.scalar(mine) or 0
     unjudged = max(0, rows - judged)
     return Step("selection", judged, 0 if waits else unjudged, unjudged + to_come)
-
-
-def _is_asked_for(parameters: dict[str, Any], settings: SandboxSettings) -> bool:
-    """Whether earlier executions ran as the settings ask, as far as can be told without the server."""
-    limits = parameters["limits"]
-    asked = {name: value for name, value in dataclasses.asdict(settings.limits).items() if value is not None}
-    return bool(parameters["runtime"] == settings.runtime and limits == limits | asked)
 
 
 def as_rows(steps: list[Step]) -> list[dict[str, Any]]:

@@ -73,6 +73,12 @@ def test_plan_counts_the_work_before_anything_is_stored(run: Run, small: Recipe)
     assert steps["responses"]["at_most"] == steps["executions"]["at_most"] == 15
 
 
+def test_plan_says_that_it_reads_the_source_only_when_it_does(run: Run, small: Recipe) -> None:
+    assert run("plan").stderr == "reading the source of seeds, which no build has read yet\n"
+    run("seeds")
+    assert run("plan").stderr == ""
+
+
 def test_plan_after_seeds_says_what_can_be_drawn_now(run: Run, small: Recipe) -> None:
     run("seeds")
     steps = {step["stage"]: step for step in json.loads(run("plan", "--json").stdout)["steps"]}
