@@ -19,7 +19,7 @@ from generator.checks import VERSION as CHECKS_VERSION
 from generator.checks import are_wanted
 from generator.clean_up import VERSION as CLEAN_UP_VERSION
 from generator.mutants import VERSION as MUTANTS_VERSION
-from generator.recipe import DatasetSettings, ModelSettings, Recipe, SeedSettings, StageSettings
+from generator.recipe import DatasetSettings, ModelSettings, Recipe, SandboxSettings, SeedSettings, StageSettings
 from generator.stages import Stage
 from generator.store import recipe_key
 from sandbox_server.jobs import Limits, LimitsRequest, RuntimeInfo
@@ -150,6 +150,13 @@ def complete_limits(asked: LimitsRequest, default: Limits) -> Limits:
     """Fill what was not asked for with the server's defaults."""
     given = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
     return dataclasses.replace(default, **given)
+
+
+def runs_as_asked(parameters: dict[str, Any], settings: SandboxSettings) -> bool:
+    """Whether executions of these parameters run as the settings ask, as far as can be told without the server."""
+    limits = parameters["limits"]
+    asked = {name: value for name, value in dataclasses.asdict(settings.limits).items() if value is not None}
+    return bool(parameters["runtime"] == settings.runtime and limits == limits | asked)
 
 
 def to_plain(settings: Any) -> Any:
