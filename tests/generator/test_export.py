@@ -13,12 +13,12 @@ import sqlalchemy as sa
 
 from generator import causes, export, models
 from generator.export import FORMS, LAYOUTS, ExportError
-from generator.pipeline import Pipeline, build
+from generator.pipeline import Pipeline, build, declare
 from generator.progress import Silent
-from generator.recipe import DatasetSettings, Recipe, load_recipe
+from generator.recipe import DatasetSettings, Recipe, SelectionSettings, load_recipe
 from generator.store import Database, find_dataset
 from generator.toml import dumps
-from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
+from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, Verdict
 from sandbox_server.settings import SettingsError
 from tests.fakes import FakeSandbox, passes
 from tests.generator.conftest import SQLITE_ONLY
@@ -158,6 +158,39 @@ def test_the_card_of_an_older_snapshot_says_what_is_known(built: Database, small
     assert '"temperature": 0.7' in (tmp_path / "folder" / "README.md").read_text()
     with pytest.raises(SettingsError, match="expected one block of TOML, the recipe, found 0"):
         load_recipe(tmp_path / "folder" / "README.md")
+
+
+@SQLITE_ONLY
+def test_the_card_never_carries_a_recipe_that_came_after_the_snapshot(
+    built: Database, small: Recipe, tmp_path: Path
+) -> None:
+    """A build that changes the recipe, and stops before it selects, leaves the snapshot without one."""
+    replaced = dataclasses.replace
+    changed = {
+        "seeds": replaced(small, seeds=replaced(small.seeds, near_duplicates=0.9)),
+        "responses": replaced(small, responses=replaced(small.responses, temperature=0.1)),
+        "limits": replaced(small, sandbox=replaced(small.sandbox, limits=LimitsRequest(cpu_time_ms=123))),
+        "selection": replaced(small, selection=SelectionSettings(near_duplicates=0.9)),
+        "checks": replaced(small, selection=SelectionSettings(agreement=True)),
+        "dataset": replaced(small, dataset=replaced(small.dataset, sections=("implementation",))),
+    }
+    for name, recipe in changed.items():
+        declare(built, Pipeline(recipe))
+        write(built, tmp_path / f"{name}.card", "folder")
+        assert "another recipe by now" in (tmp_path / f"{name}.card" / "README.md").read_text(), name
+    declare(built, Pipeline(small))
+    write(built, tmp_path / "same", "folder")
+    assert load_recipe(tmp_path / "same" / "README.md").name == "small"
+
+
+async def test_the_card_counts_the_programs_of_answers_alone(small: Recipe, database: Database, tmp_path: Path) -> None:
+    """Samples that ran with each other's tests are checks, and no answers."""
+    checked = dataclasses.replace(small, selection=SelectionSettings(agreement=True))
+    report = await build(checked, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(passes))
+    write(database, tmp_path / "folder", "folder")
+
+    assert report.programs_run > 15
+    assert "| programs run | 15 | 15 |" in (tmp_path / "folder" / "README.md").read_text()
 
 
 @SQLITE_ONLY
