@@ -160,6 +160,10 @@ class SelfalignSandboxEnvironment(SandboxEnvironment):
             raise
         return _result(done, wall_time_ms)
 
+    async def exec_remote(self, cmd: list[str], options: Any = None, *, stream: bool = True) -> Any:
+        """Not here: it would talk to a process that lives on between commands."""
+        raise RuntimeError("exec_remote: in sandbox 'selfalign' no process outlives the command that started it")
+
     async def write_file(self, file: str, contents: str | bytes) -> None:
         """Make a file or replace its content; see `SandboxEnvironment.write_file`."""
         with _trouble():

@@ -9,7 +9,7 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 # A shell tells on its own stderr which signal ended a command; that is not the command's stderr.
 exec 3>&2 2>/dev/null
 # `kill 0` in the command is for us too. A handler, other than an ignored signal, is not passed on to the command.
-trap : HUP INT QUIT TERM PIPE
+trap : HUP INT QUIT TERM PIPE ALRM USR1 USR2
 
 fail() {
     rm -rf $own # the archive itself takes room, and is not to be collected

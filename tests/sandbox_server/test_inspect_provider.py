@@ -85,6 +85,9 @@ async def test_limits_and_losses_are_told_in_inspect_ais_words(environment: Sand
     eager = await environment.exec(["sh", "-c", "x=x; while :; do x=$x$x; done"])
     user = await environment.exec(["id", "-un"], user="program")
 
+    with pytest.raises(RuntimeError, match="no process outlives"):
+        await environment.exec_remote(["id"])
+
     assert (killer.success, killer.returncode) == (False, 137)
     assert killer.stderr == "sandbox: KILLED; the files are as before this command: KILLED\n"
     assert (long.success, long.returncode) == (False, 126)

@@ -87,6 +87,7 @@ async def test_a_command_gets_its_input_folder_variables_and_ends_as_it_would_in
         assert await ends("sh", "-c", "exit 70") == (70, b"")
         assert await ends("sh", "-c", "kill -TERM $$") == (128 + 15, b"")
         assert await ends("sh", "-c", "kill 0; sleep 9") == (128 + 15, b"")
+        assert await ends("sh", "-c", "kill -USR1 0; sleep 9") == (128 + 10, b"")
         assert await ends("no such command") == (127, b"not found\n")
         assert await ends("/etc/passwd") == (126, b"Permission denied\n")
         assert (await ends("ls", folder="none"))[0] == 1
@@ -121,6 +122,10 @@ async def test_a_command_whose_files_cannot_be_packed_says_so_and_leaves_no_trac
         assert (await lost("kill -9 -1")).returncode == 128 + 9
         full = await lost("head -c 3000000 /dev/urandom >b", disk_bytes=4_000_000)
         assert "No space left on device" in full.not_kept
+        # The archive's own place, closed to us, is the same; as a link it leads nowhere.
+        await lost("mkdir -p .selfalign/x; chmod 0 .selfalign")
+        await shell(workspace, "mkdir /tmp/else; echo here >/tmp/else/world; ln -s /tmp/else .selfalign")
+        assert await shell(workspace, "ls -A; cat /tmp/else/*") == "a\nhere\n"
         await lost("mkdir .selfalign; cp a .selfalign/world; kill -9 $PPID; sleep 60")
 
         await shell(workspace, "head -c 3000000 /dev/zero >a")
