@@ -165,11 +165,12 @@ def _measure(client: httpx.Client, stat: Path) -> None:
         "search: a rare word": f"/pairs?q={RARE}",
         "search: a phrase": "/pairs?q=%22def+add%22",
         "search: two words, accepted only": "/pairs?q=list+sorted&kept=yes",
+        "search: a frequent word, rare verdict": "/pairs?q=return&verdict=MEMORY_LIMIT",
         "one pair": pair,
         "snapshots": "/snapshots",
         "two snapshots compared": f"/diff?old={1:032x}&new={2:032x}",
     }
-    print(f"{'page':36} {'first, ms':>10} {'median, ms':>10} {'kB':>6}")
+    print(f"{'page':38} {'first, ms':>10} {'median, ms':>10} {'kB':>6}")
     for name, page in pages.items():
         times = []
         for _ in range(11):
@@ -178,7 +179,7 @@ def _measure(client: httpx.Client, stat: Path) -> None:
             times.append((time.perf_counter() - began) * 1000)
             assert answer.status_code == 200, (page, answer.status_code)
         size = len(answer.content) / 1000
-        print(f"{name:36} {times[0]:10.1f} {statistics.median(times[1:]):10.1f} {size:6.0f}")
+        print(f"{name:38} {times[0]:10.1f} {statistics.median(times[1:]):10.1f} {size:6.0f}")
 
 
 def _cpu_s(stat: Path) -> float:
