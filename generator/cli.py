@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_RECIPE = "recipes/demo.toml"
+_MOST_REASONS = 12
 _GO_ON = "what is finished is stored; the same command goes on from there"
 _FORMAT_OF_ENDING = {".jsonl": "jsonl", ".parquet": "parquet"}
 
@@ -234,7 +235,12 @@ def status(recipe_path: str | None, url: str, as_json: bool) -> None:
         click.echo(f"\n{pipeline}")
         _print_table(("stage", "rows"), parts["funnel"])
         _print_table(("verdict", "responses"), parts["verdicts"])
-        _print_table(("filter", "reason", "responses"), parts["rejections"][:12])
+        most, others = parts["rejections"][:_MOST_REASONS], parts["rejections"][_MOST_REASONS:]
+        _print_table(("filter", "reason", "responses"), most)
+        if others:
+            click.echo(
+                f"{len(others)} more reasons, of {sum(row['responses'] for row in others)} responses: see --json"
+            )
     if not found["pipelines"]:
         click.echo("nothing built yet; `selfalign build` does it")
     _print_table(("name", "version", "size", "id"), found["datasets"])

@@ -17,8 +17,10 @@ from generator.progress import Silent
 from generator.recipe import Recipe
 from generator.store import Database
 from generator.view.counts import count
+from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
 from selfalign import main
 from tests.fakes import FakeSandbox
+from tests.generator.conftest import SQLITE_ONLY
 from tests.generator.model_server import ModelServer, serve_model
 from tests.generator.rules import RuleEngine, write_seeds
 
@@ -161,6 +163,20 @@ def test_status_tells_the_funnel(run: Run, built: Recipe) -> None:
     assert found["pipelines"]["small"]["verdicts"] == [{"verdict": "PASSED", "responses": 15}]
     assert [(row["name"], row["version"], row["size"]) for row in found["datasets"]] == [("small", 1, 5)]
     assert "pairs accepted" in run("status").stdout
+
+
+@SQLITE_ONLY
+def test_status_says_how_many_reasons_it_leaves_out(run: Run, small: Recipe, database: Database) -> None:
+    """Fifteen answers that fail in fifteen ways."""
+
+    async def fail(job: Job) -> Outcome:
+        return Outcome(Verdict.ERROR, error=ProgramError(f"Error{job.code.rpartition(' ')[2].strip()}", "no"))
+
+    asyncio.run(build(small, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(fail)))
+    told = run("status").stdout
+
+    assert told.count("verdict ERROR: Error") == 12
+    assert "3 more reasons, of 3 responses: see --json" in told
 
 
 def test_status_the_viewer_and_the_view_funnel_count_what_belongs(run: Run, built: Recipe, database: Database) -> None:
