@@ -25,7 +25,7 @@ cat <<END
 Next, after '. ${VENV:-.venv}/bin/activate' (docs/sql.md has more questions, docs/viewing.md pictures):
   selfalign db query --recipe $recipe "SELECT licence, count(*) FROM seeds GROUP BY licence"
   selfalign db query --recipe $recipe "SELECT reason, count(*) FROM rejected_pairs GROUP BY 1 ORDER BY 2 DESC"
-  selfalign view --recipe $recipe                          # the same in a browser
+  selfalign view --recipe $recipe                # the same in a browser
   selfalign export --recipe $recipe --output pairs.jsonl
   selfalign sandbox run --expect-tests examples/hello.py   # one program through the sandbox
   make demo                                                # again: nothing is drawn, run or trained twice
