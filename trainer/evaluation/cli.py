@@ -69,6 +69,9 @@ def eval_command(as_json: bool, **options: Any) -> None:
         raise click.ClickException(str(error)) from error
     except (DatabaseError, EngineError, NoSuchEvaluation, SandboxError) as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("\nstopped; verdicts that were reached are stored; the same command goes on from there", err=True)
+        sys.exit(130)
     if as_json:
         click.echo(json.dumps([_document(report) for report in reports], indent=2))
     else:

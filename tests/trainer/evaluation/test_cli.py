@@ -162,6 +162,17 @@ def test_a_model_behind_a_real_server_is_asked_and_scored(tmp_path: Path) -> Non
     assert {sample["verdict"] for sample in samples} <= {"SYNTAX_ERROR", "FAILED", "ERROR", "INCOMPLETE"}
 
 
+def test_an_evaluation_that_is_stopped_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.evaluation.command.score", interrupted)
+    result = run("--benchmark", "humaneval", "--samples", "canonical")
+
+    assert result.exit_code == 130
+    assert result.stderr.endswith("the same command goes on from there\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
