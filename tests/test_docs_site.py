@@ -49,7 +49,7 @@ def follow(pages: list[Path], folder: Path, port: str = "50061") -> int:
     environment |= {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
 
     done = subprocess.run(
-        ["bash", "-e", "-c", "\n".join(blocks)],
+        ["bash", "-e", "-c", "\n".join(["trap 'kill $(jobs -p) 2> /dev/null || true' EXIT", *blocks])],
         cwd=folder,
         env=environment,
         capture_output=True,
