@@ -9,9 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from generator import causes
-from generator.causes import Cause
-from generator.filters import rules
 from generator.models import (
     Concepts,
     Dataset,
@@ -20,14 +17,11 @@ from generator.models import (
     Instruction,
     Judgement,
     Opinion,
-    Pipeline,
     Recipe,
     Response,
     Seed,
 )
-from generator.recipe import Recipe as RecipeFile
 from generator.toml import dumps
-from sandbox_server.settings import SettingsError, parse
 
 _YAML_TYPES = {"string": "dtype: string", "int64": "dtype: int64", "list<string>": "sequence: string"}
 _STAGES = ("concepts", "instructions", "responses", "executions")
@@ -170,44 +164,16 @@ def _licences(session: Session, dataset: Dataset) -> list[tuple[str, str, int]]:
 
 
 def _recipe(session: Session, dataset: Dataset, selection: Mapping[str, Any]) -> str:
-    """The whole recipe where the database still has it; else what is known of every stage."""
-    query = sa.select(Pipeline).where(Pipeline.selection_recipe_id == dataset.recipe_id).order_by(Pipeline.name)
-    parameters = next((row.parameters for row in session.scalars(query) if _still_means(session, row, dataset)), None)
-    if parameters is None:
+    """The whole recipe; what is known of every stage where the snapshot was frozen before recipes were kept with them."""
+    if dataset.settings is None:
         stages = {stage: session.get_one(Recipe, selection[stage]).parameters for stage in _STAGES}
         known = json.dumps(stages | {"selection": dict(selection)}, indent=1, ensure_ascii=False)
         return (
-            "The pipeline has another recipe by now. This is what every stage of this snapshot was made with:\n\n"
+            "This snapshot was frozen by a version that kept no recipes. What every stage was made with:\n\n"
             f"```json\n{known}\n```"
         )
-    # Where rows were stored is nobody else's business, and can hold a password.
-    told = {key: value for key, value in parameters.items() if key != "database"}
     return (
         "The recipe makes the same rows under the same keys, given the same seeds; it is read out of this file:\n\n"
         "    selfalign build --recipe README.md --db sqlite:///again.db\n\n"
-        f"```toml\n{dumps(told)}```"
+        f"```toml\n{dumps(dataset.settings)}```"
     )
-
-
-def _still_means(session: Session, row: Pipeline, dataset: Dataset) -> bool:
-    """Whether a pipeline's recipe is still the snapshot's: a build can have declared another, and stopped."""
-    selection = session.get_one(Recipe, dataset.recipe_id).parameters
-
-    def stored(id: str | None) -> list[Cause]:
-        return [Cause(found.stage, found.parameters)] if id and (found := session.get(Recipe, id)) else []
-
-    try:
-        recipe = parse(RecipeFile, row.parameters, "pipelines")
-    except SettingsError:  # of a version whose recipes had other keys
-        return False
-    (executions,) = stored(selection["executions"])
-    (responses,) = stored(row.responses_recipe_id)
-    before = [cause for id in (row.seed_filters_recipe_id, row.judge_recipe_id) for cause in stored(id)]
-    before += [cause for id in (row.concepts_recipe_id, row.instructions_recipe_id) for cause in stored(id)]
-    before += [responses, executions, *causes.checks(recipe, responses, executions)[-1:]]
-    try:
-        versions = rules(recipe.selection).versions
-    except SettingsError:  # the benchmarks are not on this machine, so their part is believed
-        versions = tuple((name, version) for name, version in selection["filters"])
-    same = causes.selection(recipe, versions, before).id == dataset.recipe_id
-    return same and causes.runs_as_asked(executions.parameters, recipe.sandbox)

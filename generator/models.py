@@ -339,6 +339,8 @@ class Dataset(Base):
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
     """The selection's recipe, which names the recipes of all stages before it."""
+    settings: Mapped[dict[str, Any] | None]
+    """The whole recipe that made it, but for the database; null where it was frozen before they were kept."""
     size: Mapped[int]
     """Number of items."""
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)

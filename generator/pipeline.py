@@ -240,6 +240,8 @@ def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, prog
         pipeline.dataset,
         pipeline.rules,
         pipeline.recipe.dataset,
+        # Where rows were stored is nobody else's business, and can hold a password.
+        {key: value for key, value in causes.to_plain(pipeline.recipe).items() if key != "database"},
     )
     progress.end("selection", _describe(report.snapshot))
 

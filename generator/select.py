@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,7 @@ def select(
     dataset: str,
     rules: Rules = _USUAL_RULES,
     settings: DatasetSettings = _USUAL_DATASET,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Snapshot:
     """Judge the responses of a chain and freeze the accepted pairs.
 
@@ -100,6 +101,7 @@ def select(
         dataset: name of the snapshots.
         rules: what pairs must be; `selection` names them.
         settings: how pairs are written; `selection` names that, too.
+        recipe: what to keep with a new snapshot as the recipe that made it.
 
     Returns:
         The newest snapshot, which is a new one only if its content is.
@@ -113,7 +115,7 @@ def select(
         step.keeper().remove(_stale(step))
         judged, passed = _judge_new(step)
         step.keeper().settle(passed)
-        snapshot, dataset_id = _freeze(session, selection, dataset, judged, settings)
+        snapshot, dataset_id = _freeze(session, selection, dataset, judged, settings, recipe)
         results = {"selection_recipe_id": selection.id, "dataset_id": dataset_id}
         session.execute(sa.update(Pipeline).where(Pipeline.name == chain.pipeline).values(results))
         return snapshot
@@ -216,7 +218,12 @@ def _stale(step: _Selection) -> list[str]:
 
 
 def _freeze(
-    session: Session, selection: Cause, name: str, judged: int, settings: DatasetSettings
+    session: Session,
+    selection: Cause,
+    name: str,
+    judged: int,
+    settings: DatasetSettings,
+    recipe: Mapping[str, Any] | None,
 ) -> tuple[Snapshot, str | None]:
     """Store the kept pairs as a snapshot, unless the newest one has the same content; tell it and its id."""
     newest = _newest(session, name)
@@ -238,6 +245,7 @@ def _freeze(
         content_key=content_key,
         parent_id=newest.id if newest else None,
         recipe_id=selection.id,
+        settings=None if recipe is None else dict(recipe),
         size=size,
     )
     session.add(dataset)

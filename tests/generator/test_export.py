@@ -18,7 +18,7 @@ from generator.progress import Silent
 from generator.recipe import DatasetSettings, Recipe, SelectionSettings, load_recipe
 from generator.store import Database, find_dataset
 from generator.toml import dumps
-from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, Verdict
+from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
 from sandbox_server.settings import SettingsError
 from tests.fakes import FakeSandbox, passes
 from tests.generator.conftest import SQLITE_ONLY
@@ -148,39 +148,44 @@ def test_the_card_carries_the_recipe_which_makes_the_same_keys(built: Database, 
 
 
 @SQLITE_ONLY
-def test_the_card_of_an_older_snapshot_says_what_is_known(built: Database, small: Recipe, tmp_path: Path) -> None:
+def test_the_card_of_an_older_snapshot_carries_the_recipe_that_made_it(
+    built: Database, small: Recipe, tmp_path: Path
+) -> None:
     shorter = dataclasses.replace(small, dataset=dataclasses.replace(small.dataset, sections=("implementation",)))
     asyncio.run(build(shorter, built, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(sometimes)))
     with built.reading() as session:
-        first = find_dataset(session, "small", 1)
-        export.export(session, first, tmp_path / "folder", "folder", LAYOUTS["pairs"])
+        for version in (1, 2):
+            dataset = find_dataset(session, "small", version)
+            export.export(session, dataset, tmp_path / str(version), "folder", LAYOUTS["pairs"])
 
-    assert '"temperature": 0.7' in (tmp_path / "folder" / "README.md").read_text()
-    with pytest.raises(SettingsError, match="expected one block of TOML, the recipe, found 0"):
-        load_recipe(tmp_path / "folder" / "README.md")
+    first, second = (load_recipe(tmp_path / version / "README.md") for version in ("1", "2"))
+    assert first.dataset == small.dataset
+    assert second.dataset == shorter.dataset
 
 
 @SQLITE_ONLY
-def test_the_card_never_carries_a_recipe_that_came_after_the_snapshot(
+def test_a_recipe_that_came_after_the_snapshot_leaves_its_card_alone(
     built: Database, small: Recipe, tmp_path: Path
 ) -> None:
-    """A build that changes the recipe, and stops before it selects, leaves the snapshot without one."""
-    replaced = dataclasses.replace
-    changed = {
-        "seeds": replaced(small, seeds=replaced(small.seeds, near_duplicates=0.9)),
-        "responses": replaced(small, responses=replaced(small.responses, temperature=0.1)),
-        "limits": replaced(small, sandbox=replaced(small.sandbox, limits=LimitsRequest(cpu_time_ms=123))),
-        "selection": replaced(small, selection=SelectionSettings(near_duplicates=0.9)),
-        "checks": replaced(small, selection=SelectionSettings(agreement=True)),
-        "dataset": replaced(small, dataset=replaced(small.dataset, sections=("implementation",))),
-    }
-    for name, recipe in changed.items():
-        declare(built, Pipeline(recipe))
-        write(built, tmp_path / f"{name}.card", "folder")
-        assert "another recipe by now" in (tmp_path / f"{name}.card" / "README.md").read_text(), name
-    declare(built, Pipeline(small))
-    write(built, tmp_path / "same", "folder")
-    assert load_recipe(tmp_path / "same" / "README.md").name == "small"
+    """A build that changes the recipe, and stops before it selects."""
+    write(built, tmp_path / "before", "folder")
+    declare(built, Pipeline(dataclasses.replace(small, seeds=dataclasses.replace(small.seeds, limit=1))))
+    write(built, tmp_path / "after", "folder")
+
+    assert (tmp_path / "after" / "README.md").read_text() == (tmp_path / "before" / "README.md").read_text()
+
+
+def test_the_card_of_a_snapshot_without_a_recipe_says_what_is_known(built: Database, tmp_path: Path) -> None:
+    """As those are that an older version froze."""
+    with built.writing() as session:
+        session.execute(sa.update(models.Dataset).values(settings=None))
+    write(built, tmp_path / "folder", "folder")
+
+    text = (tmp_path / "folder" / "README.md").read_text()
+    assert "kept no recipes" in text
+    assert '"temperature": 0.7' in text
+    with pytest.raises(SettingsError, match="expected one block of TOML, the recipe, found 0"):
+        load_recipe(tmp_path / "folder" / "README.md")
 
 
 async def test_the_card_counts_the_programs_of_answers_alone(small: Recipe, database: Database, tmp_path: Path) -> None:
