@@ -164,7 +164,7 @@ def _licences(session: Session, dataset: Dataset) -> list[tuple[str, str, int]]:
 
 
 def _recipe(session: Session, dataset: Dataset, selection: Mapping[str, Any]) -> str:
-    """The whole recipe; what is known of every stage where the snapshot was frozen before recipes were kept with them."""
+    """The whole recipe, or what is known of every stage where the snapshot is of the time before recipes were kept."""
     if dataset.settings is None:
         stages = {stage: session.get_one(Recipe, selection[stage]).parameters for stage in _STAGES}
         known = json.dumps(stages | {"selection": dict(selection)}, indent=1, ensure_ascii=False)
