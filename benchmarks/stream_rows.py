@@ -89,10 +89,10 @@ def make_snapshot(url: str, count: int) -> str:
 def timed(
     fetch: Callable[[Sequence[int]], Any], order: EpochOrder, start: int, batch: int, seconds: float
 ) -> tuple[str, int]:
-    """Read batches for `seconds`; returns the rates in words and where it stopped."""
+    """Read batches for `seconds`, or a quarter of all rows; returns the rates in words and where it stopped."""
     begun, cpu = time.perf_counter(), time.process_time()
-    at = start
-    while (spent := time.perf_counter() - begun) < seconds and at + batch <= order.rows:
+    at, end = start, start + order.rows // 4 - batch
+    while (spent := time.perf_counter() - begun) < seconds and at < end:
         fetch(order(np.arange(at, at + batch)).tolist())
         at += batch
     cpu = time.process_time() - cpu
