@@ -224,9 +224,10 @@ def _divided(lengths: Sequence[int], bins: Sequence[Sequence[int]]) -> list[list
 def _shaken(lengths: Sequence[int], bins: Sequence[Sequence[int]], chance: Callable[[], float]) -> list[list[int]]:
     """Have an item of the fullest bin, and a few more, change places with others; `chance` is from 0 to below 1."""
     result = [list(items) for items in bins]
-    fullest = max(range(len(result)), key=lambda number: sum(lengths[index] for index in result[number]))
-    for one in (fullest, *(int(chance() * len(result)) for _ in range(_EXCHANGES - 1))):
-        other = int(chance() * len(result))
+    filled = [number for number, items in enumerate(result) if items]
+    fullest = max(filled, key=lambda number: sum(lengths[index] for index in result[number]))
+    for one in (fullest, *(filled[int(chance() * len(filled))] for _ in range(_EXCHANGES - 1))):
+        other = filled[int(chance() * len(filled))]
         mine, theirs = (int(chance() * len(result[number])) for number in (one, other))
         result[one][mine], result[other][theirs] = result[other][theirs], result[one][mine]
     return result

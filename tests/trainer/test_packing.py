@@ -84,6 +84,15 @@ def test_evened_bins_hold_the_same_items_and_none_more_than_the_fullest_did(leng
     assert even == evened(lengths, bins)
 
 
+def test_bins_that_are_empty_may_stay_so_when_others_are_evened() -> None:
+    """Those of many items are not divided, so that an exchange is all that is tried."""
+    lengths = [50, 44, 40, 18, 21, 31, 27, 34, 2, 33, 24, 44, 42, 2]
+    many = [1, 2, 3, 5, 6, 7, 9, 10, 11, 12]
+    even = evened(lengths, [many, [0, 4, 8, 13], []])
+    assert sorted(index for items in even for index in items) == list(range(len(lengths)))
+    assert max(sum(lengths[index] for index in items) for items in even) <= sum(lengths[index] for index in many)
+
+
 def test_two_bins_are_divided_anew_where_no_single_exchange_helps() -> None:
     """10 + 4 + 4 and 4 + 9 + 7: one item moved, or one changed for another, leaves one of them with 20 or more."""
     assert evened([10, 4, 4, 4, 9, 7], [[0, 1, 2], [3, 4, 5]]) == [[0, 4], [1, 2, 3, 5]]
