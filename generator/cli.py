@@ -253,6 +253,8 @@ def status(recipe_path: str | None, url: str, as_json: bool) -> None:
 def show(id: str, recipe_path: str, url: str, as_json: bool) -> None:
     """Tell the whole story of one row: what it was made from and by, what came of it.
 
+    What earlier recipes came to is told, too; each row says in which pipelines it is current, as they were last built.
+
     ID is any row's, or its first digits: of a seed, concepts, an instruction, a response, an execution, a recipe, a
     data set, a training or an evaluation.
     """
@@ -523,9 +525,14 @@ def _print_json(value: Any) -> None:
 
 
 def _print_row(table: str, row: dict[str, Any]) -> None:
-    click.secho(f"{table} {row.get('id', '')}".rstrip(), bold=True)
+    current_in = row.get("current_in")
+    if current_in is None:
+        when = ""
+    else:
+        when = f"  (current in {', '.join(current_in)})" if current_in else "  (current in no pipeline)"
+    click.secho(f"{table} {row.get('id', '')}".rstrip() + when, bold=True)
     for key, value in row.items():
-        if key in ("id", "table") or value in (None, "", []):
+        if key in ("id", "table", "current_in") or value in (None, "", []):
             continue
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
         lines = visible(text).removesuffix("\n").split("\n")

@@ -1,7 +1,12 @@
-"""Everything that is known of one row: what it was made from and by, what came of it, and why it was kept or not."""
+"""Everything that is known of one row: what it was made from and by, what came of it, and why it was kept or not.
+
+The database keeps what earlier recipes came to, and a row's story tells all of it. `current_in` names the pipelines
+that mean it now, as they were last built: none, where another prompt, limit, filter or choice of seeds took its place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +23,8 @@ from generator.models import (
     Instruction,
     Judgement,
     Opinion,
+    Pipeline,
+    PipelineSeed,
     Recipe,
     Response,
     Score,
@@ -40,36 +47,96 @@ def show(session: Session, prefix: str) -> dict[str, Any]:
     """Find the row whose id begins with `prefix` and tell its whole story.
 
     Returns:
-        By table name, from the seed down to the data sets, one row (a mapping) or several (a list of mappings).
+        By table name, from the seed down to the data sets, one row (a mapping) or several (a list of mappings, what is
+        current before what is not).
 
     Raises:
         UnknownRow: there is none, or there are several.
     """
     row = _find(session, prefix)
+    now = _Now(session)
     story: dict[str, Any] = {}
     match row:
         case Seed() | Opinion() | Concepts() | Instruction() | Response():
             for ancestor in (*_ancestors(session, row), row):
-                story[ancestor.__tablename__] = _plain(ancestor)
-                if isinstance(ancestor, Seed) and (opinions := _opinions(session, ancestor)):
+                story[ancestor.__tablename__] = _plain(ancestor) | {"current_in": now.of_chain(ancestor)}
+                if isinstance(ancestor, Seed) and (opinions := _opinions(session, now, ancestor)):
                     story["opinions"] = opinions
-            story |= _children(session, row)
-            story["judgements"] = _judgements(session, row.id)
+            story |= _children(session, now, row)
+            judgements = sa.select(Judgement).where(Judgement.subject_id == row.id).order_by(Judgement.created_at)
+            story["judgements"] = now.sorted(_plain(judgement) for judgement in session.scalars(judgements))
             if isinstance(row, Response):
-                story |= _fate(session, row)
+                story |= _fate(session, now, row)
         case Execution():
-            story["executions"] = _plain(row)
+            story["executions"] = _plain(row) | {"current_in": now.of_recipe(row.recipe_id)}
             recipes = sa.select(Recipe.id).where(Recipe.stage == "responses")  # the index begins with the recipe
             responses = sa.select(Response).where(
                 Response.recipe_id.in_(recipes), Response.program_key == row.program_key
             )
-            story["responses"] = _listed(session, responses)
+            story["responses"] = _listed(session, now, responses)
+        case Recipe():
+            story["recipes"] = _plain(row) | {"current_in": now.of_recipe(row.id)}
+        case Dataset():
+            story["datasets"] = _plain(row) | {"current_in": now.of_dataset(row.id)}
         case _:
             story[row.__tablename__] = _plain(row)
     recipe_id = getattr(row, "recipe_id", None)
     if recipe_id is not None:
         story["recipes"] = _plain(session.get_one(Recipe, recipe_id))
     return story
+
+
+class _Now:
+    """What pipelines mean now, as they were last built: what the views show of them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._pipelines = session.scalars(sa.select(Pipeline).order_by(Pipeline.name)).all()
+        self._named = {row.name: self._recipes(row) for row in self._pipelines}
+
+    def of_recipe(self, recipe_id: str) -> list[str]:
+        """The pipelines that make or judge rows under a recipe."""
+        return [name for name, recipes in self._named.items() if recipe_id in recipes]
+
+    def of_dataset(self, dataset_id: str) -> list[str]:
+        """The pipelines whose newest snapshot it is."""
+        return [row.name for row in self._pipelines if row.dataset_id == dataset_id]
+
+    def of_chain(self, row: Any) -> list[str]:
+        """The pipelines that a seed, or what a model wrote, belongs to: with all that it was made from."""
+        return [pipeline.name for pipeline in self._pipelines if self._has(pipeline, row)]
+
+    def sorted(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of recipes, told which are current, and those first."""
+        told = [row | {"current_in": self.of_recipe(row["recipe_id"])} for row in rows]
+        # A program can have been run by a check as well: how it ended as an answer comes first.
+        answers = {pipeline.executions_recipe_id for pipeline in self._pipelines}
+        return sorted(told, key=lambda row: (not row["current_in"], row["recipe_id"] not in answers))
+
+    def _has(self, pipeline: Pipeline, row: Any) -> bool:
+        session, table = self._session, row.__tablename__
+        if isinstance(row, Seed):
+            member = session.get(PipelineSeed, (pipeline.name, row.id))
+            return member is not None and member.chosen
+        judge = pipeline.judge_recipe_id
+        if isinstance(row, Opinion):
+            mine = row.recipe_id == judge
+        else:
+            samples = getattr(pipeline, f"{table}_samples")
+            mine = row.recipe_id == getattr(pipeline, f"{table}_recipe_id") and row.sample_index < samples
+        if mine and isinstance(row, Concepts) and judge:
+            worth = sa.select(Opinion.worth).where(Opinion.recipe_id == judge, Opinion.seed_id == row.seed_id)
+            mine = bool(session.scalar(worth.where(Opinion.sample_index == 0)))
+        parent = _parent(session, row) if mine else None
+        return mine and getattr(parent, "error", None) is None and self._has(pipeline, parent)
+
+    def _recipes(self, pipeline: Pipeline) -> set[str]:
+        names = [column.key for column in Pipeline.__table__.columns if column.key.endswith("_recipe_id")]
+        named = {getattr(pipeline, name) for name in names}
+        if pipeline.checks_recipe_id:  # its programs run in ways of their own
+            checks = self._session.get_one(Recipe, pipeline.checks_recipe_id).parameters
+            named |= {checks.get("mutant_executions"), checks.get("repeat_executions")}
+        return named - {None}
 
 
 def _find(session: Session, prefix: str) -> Any:
@@ -92,20 +159,24 @@ def _find(session: Session, prefix: str) -> Any:
     return found[0]
 
 
-def _ancestors(session: Session, row: Any) -> list[Any]:
+def _parent(session: Session, row: Any) -> Any:
     match row:
         case Response():
-            parent: Any = session.get_one(Instruction, row.instruction_id)
+            return session.get_one(Instruction, row.instruction_id)
         case Instruction():
-            parent = session.get_one(Concepts, row.concepts_id)
+            return session.get_one(Concepts, row.concepts_id)
         case Concepts() | Opinion():
-            parent = session.get_one(Seed, row.seed_id)
+            return session.get_one(Seed, row.seed_id)
         case _:
-            return []
-    return [*_ancestors(session, parent), parent]
+            return None
 
 
-def _children(session: Session, row: Any) -> dict[str, Any]:
+def _ancestors(session: Session, row: Any) -> list[Any]:
+    parent = _parent(session, row)
+    return [] if parent is None else [*_ancestors(session, parent), parent]
+
+
+def _children(session: Session, now: _Now, row: Any) -> dict[str, Any]:
     queries: dict[type[Base], Any] = {
         Seed: sa.select(Concepts).where(Concepts.seed_id == row.id),
         Concepts: sa.select(Instruction).where(Instruction.concepts_id == row.id),
@@ -114,48 +185,46 @@ def _children(session: Session, row: Any) -> dict[str, Any]:
     query = queries.get(type(row))
     if query is None:
         return {}
-    children = _listed(session, query)
+    children = _listed(session, now, query)
     return {children[0]["table"]: children} if children else {}
 
 
-def _fate(session: Session, response: Response) -> dict[str, Any]:
+def _fate(session: Session, now: _Now, response: Response) -> dict[str, Any]:
     executions = sa.select(Execution).where(Execution.program_key == response.program_key)
     items = (
-        sa.select(Dataset.name, Dataset.version, DatasetItem.position)
+        sa.select(Dataset.id.label("dataset_id"), Dataset.name, Dataset.version, DatasetItem.position)
         .join(Dataset, Dataset.id == DatasetItem.dataset_id)
         .where(DatasetItem.response_id == response.id)
         .order_by(Dataset.name, Dataset.version)
     )
-    check = sa.and_(Execution.recipe_id == Check.executions_recipe_id, Execution.program_key == Check.program_key)
+    run = sa.and_(Execution.recipe_id == Check.executions_recipe_id, Execution.program_key == Check.program_key)
     checks = (
-        sa.select(Check.kind, Check.number, Check.other_id, Check.label, Execution.verdict)
-        .outerjoin(Execution, check)
-        .where(Check.recipe_id == Score.recipe_id, Check.response_id == Score.response_id)
+        sa.select(Check.recipe_id, Check.kind, Check.number, Check.other_id, Check.label, Execution.verdict)
+        .join(Score, sa.and_(Score.recipe_id == Check.recipe_id, Score.response_id == Check.response_id))
+        .outerjoin(Execution, run)
+        .where(Check.response_id == response.id)
+        .order_by(Score.created_at, Check.recipe_id, Check.kind, Check.number)
     )
     scores = sa.select(Score).where(Score.response_id == response.id).order_by(Score.created_at)
-    mine = checks.join(Score, sa.true()).where(Score.response_id == response.id).order_by(Check.kind, Check.number)
+    frozen = [dict(row) for row in session.execute(items).mappings()]
     return {
-        "executions": [_plain(execution) for execution in session.scalars(executions)],
-        "scores": [_plain(score) for score in session.scalars(scores)],
-        "checks": [dict(row) for row in session.execute(mine.distinct()).mappings()],
-        "datasets": [dict(row) for row in session.execute(items).mappings()],
+        "executions": now.sorted(map(_plain, session.scalars(executions.order_by(Execution.created_at)))),
+        "scores": now.sorted(map(_plain, session.scalars(scores))),
+        "checks": now.sorted(dict(row) for row in session.execute(checks).mappings()),
+        "datasets": [row | {"current_in": now.of_dataset(row.pop("dataset_id"))} for row in frozen],
     }
 
 
-def _opinions(session: Session, seed: Seed) -> list[dict[str, Any]]:
+def _opinions(session: Session, now: _Now, seed: Seed) -> list[dict[str, Any]]:
     query = sa.select(Opinion).where(Opinion.seed_id == seed.id).order_by(Opinion.created_at)
-    return [_plain(opinion) for opinion in session.scalars(query)]
+    return now.sorted(_plain(opinion) for opinion in session.scalars(query))
 
 
-def _judgements(session: Session, id: str) -> list[dict[str, Any]]:
-    query = sa.select(Judgement).where(Judgement.subject_id == id).order_by(Judgement.created_at)
-    return [_plain(judgement) for judgement in session.scalars(query)]
-
-
-def _listed(session: Session, query: Any) -> list[dict[str, Any]]:
+def _listed(session: Session, now: _Now, query: Any) -> list[dict[str, Any]]:
     """Rows in short: enough to choose the next one to look at."""
     return [
         {"table": row.__tablename__, "id": row.id, "sample_index": row.sample_index, "error": row.error}
+        | {"current_in": now.of_chain(row)}
         for row in session.scalars(query.limit(_MOST_LISTED))
     ]
 

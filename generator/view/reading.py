@@ -196,14 +196,6 @@ def pair(session: Session, response_id: str) -> Row:
     verdicts = _verdicts_of(session, [row["program_key"] for row in story["siblings"]])
     for row in story["siblings"]:
         row["verdict"] = verdicts.get(row["program_key"])
-    now = set(session.scalars(sa.select(Pipeline.executions_recipe_id))) | set(
-        session.scalars(sa.select(Pipeline.selection_recipe_id))
-    )
-    for table in ("executions", "judgements"):
-        rows = story.get(table, [])
-        for row in rows:
-            row["is_current"] = row["recipe_id"] in now
-        rows.sort(key=lambda row: (not row["is_current"], row["created_at"]))
     return story
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from generator import models
 from generator.pipeline import build
 from generator.progress import Silent
-from generator.recipe import Recipe
+from generator.recipe import Recipe, SelectionSettings
 from generator.store import Database
 from generator.view.counts import count
 from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
@@ -228,8 +228,27 @@ def test_show_tells_a_responses_whole_story(run: Run, built: Recipe) -> None:
     assert story["seeds"]["id"] == story["concepts"]["seed_id"]
     assert story["executions"][0]["verdict"] == "PASSED"
     assert story["judgements"][0]["kept"] is True
-    assert story["datasets"] == [{"name": "small", "version": 1, "position": story["datasets"][0]["position"]}]
+    position = story["datasets"][0]["position"]
+    assert story["datasets"] == [{"name": "small", "version": 1, "position": position, "current_in": ["small"]}]
     assert "PASSED" in run("show", id).stdout
+
+
+def test_show_says_what_is_current_and_what_an_earlier_recipe_came_to(
+    run: Run, built: Recipe, database: Database
+) -> None:
+    def heads(table: str) -> list[str]:
+        return [line for line in run("show", id).stdout.splitlines() if line.startswith(table)]
+
+    query = "SELECT response_id FROM accepted_pairs LIMIT 1"
+    id = json.loads(run("db", "query", query, "--json").stdout)[0]["response_id"]
+    before = heads("judgements")
+    changed = dataclasses.replace(built, selection=SelectionSettings(near_duplicates=0.9))
+    asyncio.run(build(changed, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
+
+    assert before == ["judgements  (current in small)"]
+    assert heads("judgements") == ["judgements  (current in small)", "judgements  (current in no pipeline)"]
+    assert [head.partition("  ")[2] for head in heads("executions")] == ["(current in small)"]
+    assert heads("responses") == [f"responses {id}  (current in small)"]
 
 
 def test_show_knows_every_kind_of_id(run: Run, built: Recipe) -> None:
