@@ -2,10 +2,12 @@
 
     python benchmarks/stream_rows.py [--quick] [--rows 1000000] [--seconds 10] [--postgres | --url postgresql://...]
 
-A snapshot of `--rows` pairs (1.2 KB each) is made in the database, which must not have one of that name yet. Then pairs
-are read through the trainer's own source in the order of an epoch, in queries of a step (64) and of a survey (500),
-each from a place that has not been read before; as a floor, the same positions through SQLite's bare driver. With
---postgres the same is done in a PostgreSQL server as well, which is started for this and thrown away.
+A snapshot of `--rows` pairs (1.2 KB each) is made in the database, which must not have one of that name yet. Then steps
+of 64 pairs are read by `trainer.dataset.Steps`, as a run with the default settings reads them in its own process, each
+from a place of the epoch that has not been read before: with its read-ahead, and without. That is planning, queries and
+text, a pair a pass. Then the whole work of a step with packing, tokens and tensors included, and reading's share of it.
+As a floor, SQLite's bare driver. With --postgres the same is done in a PostgreSQL server as well, which is started for
+this and thrown away.
 """
 
 from __future__ import annotations
@@ -29,12 +31,17 @@ import sqlalchemy as sa
 from generator import models
 from generator.keys import key_of
 from generator.store import BATCH_ROWS, batched, ensure_recipe, insert_new, open_database, parse_url
-from trainer.dataset import EpochOrder, PairSource
+from trainer.chat import Encoder, prepare_tokenizer
+from trainer.config import TemplateSettings
+from trainer.dataset import READ_AHEAD_ROWS, EpochOrder, PairSource, Steps, in_order
+from trainer.model import learn_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests import postgres
 
 NAME = "stream-benchmark"
+BATCH = 64
+SURVEYED = 6_400
 
 
 def rows(count: int) -> Iterator[tuple[str, str]]:
@@ -86,17 +93,28 @@ def make_snapshot(url: str, count: int) -> str:
     return id
 
 
-def timed(
-    fetch: Callable[[Sequence[int]], Any], order: EpochOrder, start: int, batch: int, seconds: float
-) -> tuple[str, int]:
-    """Read batches for `seconds`, or a quarter of all rows; returns the rates in words and where it stopped."""
-    begun, cpu = time.perf_counter(), time.process_time()
-    at, end = start, start + order.rows // 4 - batch
-    while (spent := time.perf_counter() - begun) < seconds and at < end:
-        fetch(order(np.arange(at, at + batch)).tolist())
-        at += batch
-    cpu = time.process_time() - cpu
-    return f"{(at - start) / spent:>9,.0f} rows/s, {(at - start) / cpu:>9,.0f} per CPU second", at
+class Watched(PairSource):
+    """A source that counts the time that reading takes."""
+
+    seconds = 0.0
+
+    def fetch(self, positions: Sequence[int]) -> list[tuple[str, str]]:
+        """Read."""
+        begun = time.perf_counter()
+        pairs = super().fetch(positions)
+        self.seconds += time.perf_counter() - begun
+        return pairs
+
+
+def timed(read: Callable[[int], Any], start: int, end: int, rows: int, seconds: float) -> tuple[str, int]:
+    """Call `read` with `start` and on, `rows` each; returns the rates in words, and where it stopped."""
+    begun, cpu, at = time.perf_counter(), time.process_time(), start
+    while at < end and (at == start or time.perf_counter() - begun < seconds):
+        read(at)
+        at += 1
+    spent, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    done = (at - start) * rows
+    return f"{done / spent:>9,.0f} rows/s, {done / cpu:>9,.0f} per CPU second of the reader", at
 
 
 def resident_mib() -> float:
@@ -110,25 +128,58 @@ def measure(url: str, options: argparse.Namespace) -> None:
     begun = time.perf_counter()
     id = make_snapshot(url, options.rows)
     print(f"{parse_url(url).drivername}: {options.rows:,} pairs stored in {time.perf_counter() - begun:.0f} s")
-    source = PairSource(url, id, options.rows)
+    source = Watched(url, id, options.rows)
     order = EpochOrder(options.rows, seed=1)
-    source.fetch(order(np.arange(5000)).tolist())
-    at = 5000
-    for batch in (64, BATCH_ROWS):
+    table = np.stack([np.arange(options.rows), *[np.ones(options.rows)] * 2], axis=1).astype(np.int32)
+    encoder = make_encoder(source)
+    common: dict[str, Any] = {"pairs": options.rows, "batch_size": BATCH}
+    last, at = options.rows // BATCH, 5000 // BATCH
+    for name, ahead in (("as a run does", READ_AHEAD_ROWS), ("a step a query", 1)):
+        steps = Steps(source, table, encoder, order=order, capacity=None, read_ahead_rows=ahead, **common)
         before = resident_mib()
-        rate, at = timed(source.fetch, order, at, batch, options.seconds)
-        print(f"  queries of {batch:>3} rows: {rate}; memory {before:.0f} -> {resident_mib():.0f} MiB")
+        rate, at = timed(steps.read, at, min(last, at + last // 4), BATCH, options.seconds)
+        print(f"  steps of {BATCH}, {name:<14} {rate}; memory {before:.0f} -> {resident_mib():.0f} MiB")
+    positions = order(np.arange(at * BATCH, at * BATCH + SURVEYED))
+    surveyed = np.array(list(lengths(source, encoder, positions.tolist())), dtype=np.int32)
+    packed = Steps(source, surveyed, encoder, order=in_order, capacity=1280, **{**common, "pairs": len(surveyed)})
+    source.seconds, begun = 0.0, time.perf_counter()
+    for _ in packed.loader():
+        pass
+    spent = time.perf_counter() - begun
+    print(
+        f"  whole steps, packed and tokenised: {len(surveyed) / spent:,.0f} rows/s, "
+        f"of which reading takes {source.seconds / spent:.1%}"
+    )
     source.close()
     if url.startswith("sqlite"):
         bare = sqlite3.connect(url.removeprefix("sqlite:///"))
         marks = ",".join("?" * BATCH_ROWS)
         columns = "position, response_id, instruction, response"
         query = f"SELECT {columns} FROM dataset_items WHERE dataset_id = ? AND position IN ({marks})"
-        rate, at = timed(
-            lambda positions: bare.execute(query, [id, *positions]).fetchall(), order, at, BATCH_ROWS, options.seconds
-        )
-        print(f"  bare sqlite3, {BATCH_ROWS}:  {rate}")
+
+        def read(batch: int) -> None:
+            chosen = order(np.arange(batch * BATCH_ROWS, (batch + 1) * BATCH_ROWS)).tolist()
+            bare.execute(query, [id, *chosen]).fetchall()
+
+        at = options.rows * 3 // 4 // BATCH_ROWS
+        rate, _ = timed(read, at, options.rows // BATCH_ROWS, BATCH_ROWS, options.seconds)
+        print(f"  bare sqlite3, queries of {BATCH_ROWS} {rate}")
         bare.close()
+
+
+def make_encoder(source: PairSource) -> Encoder:
+    """With a tokenizer learned from the pairs, as the demo's is."""
+    tokenizer = learn_tokenizer((text for pair in source.fetch(range(2000)) for text in pair), 4096)
+    prepare_tokenizer(tokenizer, TemplateSettings(), source="benchmark")
+    return Encoder(tokenizer, 1280, "drop")
+
+
+def lengths(source: PairSource, encoder: Encoder, positions: list[int]) -> Iterator[tuple[int, int, int]]:
+    """What a survey writes down of the pairs at `positions`."""
+    for batch in batched(positions):
+        for position, example in zip(batch, encoder(source.fetch(batch)), strict=True):
+            if not isinstance(example, str):
+                yield position, len(example.input_ids), example.trained_tokens
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 Which pairs a step holds is a function of the seed and the step's number alone, so a run that goes on at step k reads
 nothing of what came before, and any number of processes agree without talking. The table of usable rows (position and
-length; see `survey`) stays on disk, memory-mapped: no memory grows with the snapshot.
+length; see `survey`) stays on disk, memory-mapped: no memory grows with the snapshot. Pairs are read a few steps at a
+time (`READ_AHEAD_ROWS`), because a database takes most of its time for a query and not for its rows.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from generator.store import BATCH_ROWS, Database, iter_items, open_database
+from generator.store import BATCH_ROWS, Database, UnknownDataset, iter_items, open_database
 from trainer.chat import REFUSALS, Encoder, Example
 from trainer.folder import write_json
 from trainer.order import Permutation, Positions
@@ -29,6 +31,10 @@ from trainer.packing import IGNORED, MicroBatch, even_bins, flatten
 
 Rows = npt.NDArray[np.int32]
 """Shape [rows, 3]: position in the snapshot, tokens, trained tokens."""
+
+READ_AHEAD_ROWS = BATCH_ROWS
+"""Pairs that a process reads in one query, for as many whole steps as they make, and at least for one: all that it
+keeps of their text. Of 1.2 KB each they are 0.6 MB."""
 
 
 class DataUnfit(Exception):
@@ -54,11 +60,22 @@ class PairSource:
         self._process = 0
 
     def fetch(self, positions: Sequence[int]) -> list[tuple[str, str]]:
-        """Instruction and response at each of `positions`, in their order."""
+        """Instruction and response at each of `positions`, in their order.
+
+        Raises:
+            DataUnfit: a position has no row.
+        """
         if self._database is None or self._process != os.getpid():  # a connection does not survive a fork
             self._database, self._process = open_database(self.url), os.getpid()
         with self._database.reading_once() as connection:  # a snapshot never changes
-            pairs = [(item.instruction, item.response) for item in iter_items(connection, self.dataset_id, positions)]
+            items = iter_items(connection, self.dataset_id, positions)
+            try:
+                pairs = [(item.instruction, item.response) for item in items]
+            except UnknownDataset as error:
+                raise DataUnfit(
+                    f"{error}, though the snapshot has {self.size} pairs: rows of dataset_items were deleted; restore "
+                    "them, or train on another snapshot"
+                ) from None
         self.fetched += len(pairs)
         return pairs
 
@@ -195,6 +212,25 @@ class Step(TypedDict):
     """Passes of all processes times tokens of the largest; `tokens` / `slots` is the packing fill."""
 
 
+class Plan(NamedTuple):
+    """What a step will hold, told by the table of lengths alone."""
+
+    lengths: list[int]
+    """Tokens of its pairs, over all processes."""
+    trained_tokens: int
+    """Over all processes."""
+    passes: int
+    """Over all processes."""
+    largest: int
+    """Tokens of the largest pass."""
+    sizes: list[int]
+    """Number of pairs in each of this process's passes."""
+    blank: bool
+    """Whether one more pass follows, of one pair that counts for nothing."""
+    rows: Rows
+    """Of this process, pass by pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpochOrder:
     """Row numbers of one epoch after the other, each in an order of its own."""
@@ -237,6 +273,7 @@ class Steps(Dataset[Step]):
         batch_size: pairs in a step, over all processes.
         capacity: tokens in one forward pass; None: one pair in each.
         share: this process's.
+        read_ahead_rows: see `READ_AHEAD_ROWS`; it changes no step.
     """
 
     def __init__(
@@ -250,6 +287,7 @@ class Steps(Dataset[Step]):
         batch_size: int,
         capacity: int | None,
         share: Share = Share(),
+        read_ahead_rows: int = READ_AHEAD_ROWS,
     ) -> None:
         self.source = source
         self.rows = rows
@@ -259,15 +297,53 @@ class Steps(Dataset[Step]):
         self.batch_size = batch_size
         self.capacity = capacity
         self.share = share
+        self.read_ahead_rows = read_ahead_rows
+        self._ahead: dict[int, tuple[Plan, list[tuple[str, str]]]] = {}
 
     def __len__(self) -> int:
         """Number of steps."""
         return -(-self.pairs // self.batch_size)
 
     def __getitem__(self, step: int) -> Step:
-        """Plan step `step` from the table of lengths, then read, tokenise and lay out this process's share."""
-        start = step * self.batch_size
-        chosen = self.rows[self.order(np.arange(start, min(start + self.batch_size, self.pairs)))]
+        """Tokenise and lay out this process's share of step `step`."""
+        plan, pairs = self.read(step)
+        examples = self._examples(plan.rows, pairs)
+        micro_batches = [flatten(list(islice(examples, size))) for size in plan.sizes]
+        if plan.blank:
+            micro_batches.append(_blank(flatten(list(examples))))
+        tokens = sum(plan.lengths)
+        return Step(
+            micro_batches=micro_batches,
+            pairs=len(plan.lengths),
+            tokens=tokens,
+            trained_tokens=plan.trained_tokens,
+            squared_lengths=sum(length * length for length in plan.lengths),
+            slots=tokens if self.capacity is None else plan.passes * plan.largest,
+        )
+
+    def read(self, step: int) -> tuple[Plan, list[tuple[str, str]]]:
+        """This process's share of step `step` as text.
+
+        One query reads it together with the next steps that this process will be asked for; a step that was not
+        foreseen is read when it is asked for, and with it those that follow it.
+        """
+        if step not in self._ahead:
+            worker = get_worker_info()
+            every = worker.num_workers if worker else 1  # a loader's workers take turns
+            steps = max(1, self.read_ahead_rows * self.share.world // self.batch_size)
+            numbers = range(step, len(self), every)[:steps]
+            starts = [number * self.batch_size for number in numbers]
+            places = [np.arange(start, min(start + self.batch_size, self.pairs)) for start in starts]
+            rows = self.rows[self.order(np.concatenate(places))]  # of all steps at once, which is faster
+            ends = np.cumsum([len(chosen) for chosen in places])
+            plans = [self.plan(chosen) for chosen in np.split(rows, ends[:-1])]
+            pairs = iter(self.source.fetch([position for plan in plans for position in plan.rows[:, 0].tolist()]))
+            texts = [list(islice(pairs, len(plan.rows))) for plan in plans]
+            self._ahead = dict(zip(numbers, zip(plans, texts, strict=True), strict=True))
+        return self._ahead.pop(step)
+
+    def plan(self, chosen: Rows) -> Plan:
+        """Divide the rows of a step into passes, and these among the processes."""
         lengths: list[int] = chosen[:, 1].tolist()
         bins = [[index] for index in range(len(lengths))]
         if self.capacity is not None:
@@ -275,28 +351,24 @@ class Steps(Dataset[Step]):
         # Largest first: processes get like loads, and a step too large for the memory fails at once.
         bins.sort(key=lambda items: (-sum(lengths[index] for index in items), items))
         mine = bins[self.share.rank :: self.share.world]
-        examples = self._examples(chosen[[index for items in mine for index in items]])
-        micro_batches = [flatten([next(examples) for _ in items]) for items in mine]
-        if len(micro_batches) < -(-len(bins) // self.share.world):
-            # Sharded models need as many passes in each process; this one counts for nothing.
-            micro_batches.append(_blank(flatten(list(self._examples(chosen[:1])))))
-        tokens = sum(lengths)
-        return Step(
-            micro_batches=micro_batches,
-            pairs=len(lengths),
-            tokens=tokens,
+        # Sharded models need as many passes in each process.
+        blank = len(mine) < -(-len(bins) // self.share.world)
+        return Plan(
+            lengths=lengths,
             trained_tokens=int(chosen[:, 2].sum()),
-            squared_lengths=sum(length * length for length in lengths),
-            slots=tokens if self.capacity is None else len(bins) * sum(lengths[index] for index in bins[0]),
+            passes=len(bins),
+            largest=sum(lengths[index] for index in bins[0]),
+            sizes=[len(items) for items in mine],
+            blank=blank,
+            rows=chosen[[index for items in mine for index in items] + [0] * blank],
         )
 
     def loader(self, workers: int = 0) -> DataLoader[Step]:
         """A loader that yields one step at a time and can skip steps without reading them."""
         return DataLoader(self, batch_size=1, shuffle=False, collate_fn=_only, num_workers=workers)
 
-    def _examples(self, rows: Rows) -> Iterator[Example]:
-        encoded = self.encoder(self.source.fetch(rows[:, 0].tolist()))
-        for (position, tokens, trained_tokens), example in zip(rows.tolist(), encoded, strict=True):
+    def _examples(self, rows: Rows, pairs: Sequence[tuple[str, str]]) -> Iterator[Example]:
+        for (position, tokens, trained_tokens), example in zip(rows.tolist(), self.encoder(pairs), strict=True):
             if isinstance(example, str) or (len(example.input_ids), example.trained_tokens) != (tokens, trained_tokens):
                 raise DataUnfit(
                     f"the pair at position {position} is not the one that was surveyed: tokenizer, template or "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -17,7 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer.dataset import Step, Steps
+from generator.store import DatabaseError
+from trainer.dataset import DataUnfit, Step, Steps
 from trainer.flops import ModelCost, peak_flops, utilisation
 
 
@@ -62,7 +64,11 @@ class StepTrainer(Trainer):
     ) -> tuple[list[Any], torch.Tensor | int | None]:
         """The next step, and how many trained tokens its loss is the mean of."""
         self._since_log.go_on()
-        step = next(epoch_iterator)
+        try:
+            step = next(epoch_iterator)
+        except (DataUnfit, DatabaseError) as error:
+            # A loader's worker hands its error on as a traceback in words; the last line is the error's own.
+            raise type(error)(re.sub(r"(?s).*\n\S+(?:Unfit|Error): ", "", str(error).strip())) from None
         return [step], torch.tensor(step["trained_tokens"], device=device)
 
     def training_step(

@@ -16,16 +16,6 @@ SQLITE_ONLY = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 """For tests of what only SQLite does."""
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[postgres.Server]:
-    """A server that lives as long as the tests."""
-    try:
-        with postgres.serve() as server:
-            yield server
-    except postgres.NoServer as reason:
-        pytest.skip(str(reason))
-
-
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a database can be made, or is, without rows."""

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+from accelerate import skip_first_batches
 
+from generator import models
+from generator.store import open_database
 from trainer.chat import Encoder, prepare_tokenizer
 from trainer.config import TemplateSettings
 from trainer.dataset import (
@@ -118,12 +123,80 @@ def test_steps_take_every_pair_of_every_epoch(source: PairSource, tmp_path: Path
     assert sum(steps[index]["tokens"] for index in range(len(steps))) == 2 * int(steps.rows[:, 1].sum())
 
 
-def test_a_step_reads_its_own_rows_only(source: PairSource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_how_far_is_read_ahead_changes_no_step(source: PairSource, tmp_path: Path, rank: int) -> None:
+    """From the first step or from one in the middle of a window, alone or as one process of three."""
     found = survey(source, make_encoder(), 0.0, tmp_path)
-    steps = make_steps(source, found)
-    before = source.fetched
-    assert steps[7]["pairs"] == 4
-    assert source.fetched - before == 4
+    share = Share(rank, 3) if rank else Share()
+    read = {}
+    for rows, first in ((1, 0), (9, 0), (500, 0), (9, 5), (500, 5)):
+        steps = make_steps(source, found, share=share, read_ahead_rows=rows)
+        micro_batches = [batch for step in range(first, len(steps)) for batch in steps[step]["micro_batches"]]
+        read[rows, first] = [batch["input_ids"].tolist() for batch in micro_batches]
+    assert read[1, 0] == read[9, 0] == read[500, 0]
+    assert read[9, 5] == read[500, 5] == read[1, 0][-len(read[9, 5]) :]
+
+
+def test_a_run_reads_each_row_once_and_no_more_than_a_window_at_a_time(
+    source: PairSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 3 on, it reads what remains; the last window is the shorter one. What was used is not kept."""
+    steps = make_steps(source, survey(source, make_encoder(), 0.0, tmp_path), read_ahead_rows=13)
+    windows: list[list[int]] = []
+    fetch = source.fetch
+
+    def counting(positions: list[int]) -> list[tuple[str, str]]:
+        windows.append(positions)
+        return fetch(positions)
+
+    monkeypatch.setattr(source, "fetch", counting)
+    kept = []
+    for step in range(3, len(steps)):
+        steps.read(step)
+        kept.append(sum(len(pairs) for _, pairs in steps._ahead.values()))
+    assert [len(positions) for positions in windows] == [12, 12, 8]
+    assert kept == [8, 4, 0, 8, 4, 0, 4, 0]
+    asked = steps.rows[steps.order(np.arange(12, 44)), 0].tolist()
+    assert sorted(position for positions in windows for position in positions) == sorted(asked)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def stored(
+    request: pytest.FixtureRequest, url: str, dataset_id: str, store: Any, pairs: list[tuple[str, str]]
+) -> Iterator[PairSource]:
+    """The snapshot `tiny` in either database."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_server").migrated()
+        assert store(url, pairs) == dataset_id
+    source = PairSource(url, dataset_id, len(pairs))
+    yield source
+    source.close()
+
+
+def test_windows_hold_the_pairs_that_were_asked_for_in_either_database(
+    stored: PairSource, pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    steps = make_steps(stored, survey(stored, make_encoder(), 0.0, tmp_path), read_ahead_rows=9)
+    for step in range(len(steps)):
+        plan, read = steps.read(step)
+        assert read == [pairs[position] for position in plan.rows[:, 0]]
+
+
+def test_a_row_that_was_deleted_is_named(stored: PairSource, tmp_path: Path) -> None:
+    steps = make_steps(stored, survey(stored, make_encoder(), 0.0, tmp_path))
+    database = open_database(stored.url)
+    with database.writing() as session:
+        session.execute(sa.delete(models.DatasetItem).where(models.DatasetItem.position == 5))
+    database.close()
+    with pytest.raises(DataUnfit, match=r"has no position 5, though the snapshot has 22 pairs: rows .* deleted"):
+        steps[0]
+
+
+def test_steps_may_be_asked_for_in_any_order(source: PairSource, tmp_path: Path) -> None:
+    steps = make_steps(source, survey(source, make_encoder(), 0.0, tmp_path))
+    forwards = [steps[step]["micro_batches"][0]["input_ids"].tolist() for step in range(len(steps))]
+    backwards = [steps[step]["micro_batches"][0]["input_ids"].tolist() for step in reversed(range(len(steps)))]
+    assert forwards == backwards[::-1]
 
 
 def test_packing_changes_neither_the_tokens_of_a_step_nor_how_many_are_trained(
@@ -150,11 +223,16 @@ def test_processes_share_a_step_without_overlap(source: PairSource, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_read_what_the_process_itself_would(source: PairSource, tmp_path: Path) -> None:
-    steps = make_steps(source, survey(source, make_encoder(), 0.0, tmp_path))
-    alone = [step["micro_batches"][0]["input_ids"].tolist() for step in steps.loader()]
-    ahead = [step["micro_batches"][0]["input_ids"].tolist() for step in steps.loader(workers=2)]
+@pytest.mark.parametrize("first", [0, 3])
+def test_workers_read_what_the_process_itself_would(source: PairSource, tmp_path: Path, first: int) -> None:
+    """Each reads ahead the steps that are its turn, also where a run goes on."""
+    steps = make_steps(source, survey(source, make_encoder(), 0.0, tmp_path), read_ahead_rows=8)
+    alone, ahead = (
+        [step["micro_batches"][0]["input_ids"].tolist() for step in skip_first_batches(steps.loader(workers), first)]
+        for workers in (0, 2)
+    )
     assert alone == ahead
+    assert len(alone) == len(steps) - first
 
 
 def test_a_pair_that_is_not_what_was_surveyed_stops_the_run(source: PairSource, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import torch
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -335,6 +336,24 @@ def test_a_data_set_that_does_not_exist_is_named(url: str, recipe_file: WriteRec
     expect_error("no data set tiny v7; there are: tiny v1", *common, "--dataset", "tiny@7")
     expect_error("data set 'tiny@new': expected NAME or NAME@VERSION", *common, "--dataset", "tiny@new")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pair_that_vanishes_is_told_in_a_line(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, workers: int
+) -> None:
+    """Whichever process reads it."""
+    recipe, output = recipe_file(epochs=1, workers=workers), tmp_path / "model"
+    run(recipe, url, output)
+    described = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**described, "metrics": None}))  # surveyed, and not yet trained
+    database = open_database(url)
+    with database.writing() as session:
+        session.execute(sa.delete(models.DatasetItem).where(models.DatasetItem.position == 5))
+    database.close()
+    message = "has no position 5, though the snapshot has 22 pairs: rows of dataset_items were deleted"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", output)
 
 
 def test_an_empty_data_set_is_refused(
