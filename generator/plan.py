@@ -54,19 +54,10 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
         row = session.get(models.Pipeline, pipeline.name)
         gathered = row is not None and row.seeds_recipe_id == pipeline.seeds.id
         executed = _executed(session, row, pipeline.recipe.sandbox)
-    steps: list[Step] = []
-    pending = 0  # rows of the stage above that may yet come
+    runs = Cause(executed.stage, executed.parameters) if executed else Cause("executions", {})
+    selection = pipeline.selection(runs).id if executed else None
     if not gathered:
-        say("reading the source of seeds, which no build has read yet")
-        settings = dataclasses.replace(pipeline.recipe.seeds, limit=0)
-        kept = sum(judge(record, pipeline.asked_of_seeds) is None for record in gather(settings))
-        pending = min(kept, pipeline.recipe.seeds.limit or kept)
-        steps.append(Step("seeds", 0, pending, pending))
         chain = dataclasses.replace(chain, pipeline="")  # what an older source left is not this pipeline's
-    else:
-        stay, pending, gone = choice_of_seeds(database, pipeline)
-        if pending or gone:
-            steps.append(Step("seeds", stay, pending, pending, gone=gone))
     with ThreadPoolExecutor(2) as pool:  # a database uses a processor for each of them
         counting = pool.submit(work.count_down_to, database, chain, "responses")
         programs = pool.submit(
@@ -76,20 +67,25 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
             executed.id if executed else None,
             lambda: counting.result()["responses"].rows,
         )
+        seeds = choice_of_seeds(database, pipeline) if gathered else (0, _count_source(pipeline, say), 0)
+        judged = _count_judged(database, pipeline, selection)
         counts = counting.result()
+        unrun, all_programs = programs.result()
+    stay, pending, gone = seeds  # of these so many rows of the stage below may yet come
+    steps = [Step("seeds", stay, pending, pending, gone=gone)] if pending or gone or not gathered else []
     for stage, samples in chain.samples.items():
         counted = counts[stage]
         to_do = counted.parents * samples - counted.rows
         pending = to_do + pending * samples
         steps.append(Step(stage, counted.rows, to_do, pending))
-    unrun, all_programs = programs.result()
     steps.append(Step("executions", all_programs - unrun, unrun, unrun + pending))
-    runs = Cause(executed.stage, executed.parameters) if executed else Cause("executions", {})
     if are_wanted(pipeline.recipe.selection):
         steps.append(_checks(database, pipeline, chain, runs if executed else None, unrun + pending))
     by = pipeline.stages | {"executions": runs, "checks": runs}
     waits = any(step.to_do for step in steps)
-    steps.append(_selection(database, pipeline, runs if executed else None, counts["responses"].rows, pending, waits))
+    unjudged = max(0, counts["responses"].rows - judged)
+    # Selection comes last: it has nothing to do now where anything is to be drawn or run.
+    steps.append(Step("selection", judged, 0 if waits else unjudged, unjudged + pending))
     with database.reading() as session:
         return [
             dataclasses.replace(
@@ -119,20 +115,24 @@ def _checks(database: Database, pipeline: Pipeline, chain: work.Chain, execution
     return Step("checks", run, to_do, to_do + to_come * each)
 
 
-def _selection(
-    database: Database, pipeline: Pipeline, executions: Cause | None, rows: int, to_come: int, waits: bool
-) -> Step:
-    """The responses to go through: none now where anything `waits` to be drawn or run, since this comes last."""
-    judged = 0
-    selection = pipeline.selection(executions).id if executions else None
+def _count_source(pipeline: Pipeline, say: Callable[[str], None]) -> int:
+    """The seeds that a build would choose of a source that was not gathered yet."""
+    say("reading the source of seeds, which no build has read yet")
+    settings = dataclasses.replace(pipeline.recipe.seeds, limit=0)
+    kept = sum(judge(record, pipeline.asked_of_seeds) is None for record in gather(settings))
+    return min(kept, pipeline.recipe.seeds.limit or kept)
+
+
+def _count_judged(database: Database, pipeline: Pipeline, selection: str | None) -> int:
+    """The responses that a selection has gone through; `selection` is its recipe id."""
     with database.reading() as session:
         row = session.get(models.Pipeline, pipeline.name)
         # What was selected so before the last build was not frozen last: it is gone through again.
-        if row and row.selection_recipe_id and row.selection_recipe_id == selection:
-            mine = sa.select(sa.func.count()).where(models.Judgement.recipe_id == selection)
-            judged = session.scalar(mine) or 0
-    unjudged = max(0, rows - judged)
-    return Step("selection", judged, 0 if waits else unjudged, unjudged + to_come)
+        if row is None or row.selection_recipe_id is None or row.selection_recipe_id != selection:
+            return 0
+        judgement = models.Judgement
+        mine = sa.select(sa.func.count()).select_from(judgement).where(judgement.recipe_id == selection)
+        return session.scalar(mine) or 0
 
 
 def as_rows(steps: list[Step]) -> list[dict[str, Any]]:

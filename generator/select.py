@@ -32,7 +32,7 @@ from generator.models import (
 )
 from generator.models import Score as ScoreRow
 from generator.recipe import DatasetSettings, SelectionSettings
-from generator.store import BATCH_ROWS, Database, batched, ensure_recipe, insert_new, take_turns
+from generator.store import BATCH_ROWS, Database, batched, ensure_recipe, insert_new, look_at, take_turns
 from generator.work import Chain, rows_of
 
 
@@ -115,6 +115,8 @@ def select(
         step = _Selection(session, chain, executions, selection, rules)
         step.keeper().remove(_stale(step))
         judged, passed = _judge_new(step)
+        if judged:
+            look_at(session, Judgement)  # it is asked of every band which judgement it belongs to
         step.keeper().settle(passed)
         snapshot, dataset_id = _freeze(session, selection, dataset, judged, settings, recipe)
         results = {"selection_recipe_id": selection.id, "dataset_id": dataset_id}
@@ -214,7 +216,8 @@ def _stale(step: _Selection) -> list[str]:
     """Judgements to take back: of responses that are no longer the pipeline's, and of those with a newer score."""
     current = rows_of(step.chain, "responses")
     mine = sa.select(Judgement.subject_id).where(Judgement.recipe_id == step.cause.id)
-    stale = list(step.session.scalars(mine.where(Judgement.subject_id.not_in(current))))
+    # Not NOT IN: what does not fit into its memory, PostgreSQL would go through again for every judgement.
+    stale = list(step.session.scalars(sa.except_(mine, current)))
     if step.checks:
         newer = sa.and_(ScoreRow.response_id == Judgement.subject_id, ScoreRow.created_at > Judgement.created_at)
         rescored = mine.join(ScoreRow, newer).where(ScoreRow.recipe_id == step.checks)

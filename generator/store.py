@@ -335,6 +335,15 @@ def insert_ignoring(session: Session, model: type[models.Base]) -> Any:
     return postgresql_insert(model).on_conflict_do_nothing()
 
 
+def look_at(session: Session, model: type[models.Base]) -> None:
+    """Have PostgreSQL count a table's rows in the middle of a transaction that stored many: nobody else sees them yet.
+
+    See `Database.look_at_tables`.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.text(f"ANALYZE (SKIP_LOCKED) {model.__tablename__}"))
+
+
 def take_turns(session: Session, what: str) -> None:
     """Let one writing session at a time go on from here, until it ends; SQLite has only one anyway."""
     if session.get_bind().dialect.name == "postgresql":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from generator.models import Concepts, Execution, Instruction, Opinion, PipelineSeed, Response, Seed
 from generator.records import ConceptsInput, InstructionInput, Parent, SeedRecord
@@ -195,6 +195,7 @@ def count(database: Database, chain: Chain, stage: str) -> Count:
 def count_down_to(database: Database, chain: Chain, last: str) -> dict[str, Count]:
     """Count what the generation stages have, in one pass from the chosen seeds down to `last`."""
     stages = [*chain.samples][: [*chain.samples].index(last) + 1]
+    looks = database.engine.dialect.name == "sqlite"
     usable: dict[str | None, sa.CTE] = {None: rows_of(chain, None).cte("chosen")}
     counts: list[Any] = []
     for stage in stages:
@@ -207,11 +208,13 @@ def count_down_to(database: Database, chain: Chain, last: str) -> dict[str, Coun
             level.parent_id == parents.c[0],
             level.table.sample_index < chain.samples[stage],
         )
-        # Both are read twice, so that the database keeps them and goes down from there, by looks into indexes alone.
-        # As joins it would go up the chain from every row.
-        rows = sa.select(sa.func.count()).where(*mine).correlate(parents).scalar_subquery()
-        counts += [sa.select(sa.func.count()).select_from(parents).scalar_subquery()]
-        counts += [sa.select(sa.func.sum(rows)).select_from(parents).scalar_subquery()]
+        # Parents are read twice, so that the database keeps them and goes down from there, in indexes alone. SQLite
+        # looks each of them up: with a join it would go up the chain from every row. PostgreSQL joins, in a third of
+        # the time that it needs to look each up.
+        rows = sa.select(sa.func.count()).select_from(level.table).where(*mine)
+        if looks:
+            rows = sa.select(sa.func.sum(rows.correlate(parents).scalar_subquery())).select_from(parents)
+        counts += [sa.select(sa.func.count()).select_from(parents).scalar_subquery(), rows.scalar_subquery()]
         if stage == JUDGE:
             usable[stage] = usable_of(chain, JUDGE).cte("judged_worth")
         else:
@@ -254,7 +257,7 @@ def count_unrun(
         if recipe_id is None:
             unrun = session.scalar(sa.select(programs).where(*of_recipe)) or 0
         else:
-            unrun = session.scalar(_unrun_of_recipe(of_recipe, recipe_id)) or 0
+            unrun = _count_unrun_of_recipe(session, of_recipe, recipe_id)
     # Where the chain has all responses of the recipe, these are its programs. Only where it has some must every row be
     # asked whether it belongs.
     if unrun and not _has_all_responses(
@@ -277,13 +280,20 @@ def _programs_of_recipe(chain: Chain) -> tuple[Any, ...]:
     return (Response.recipe_id == chain.recipes["responses"], Response.program_key.is_not(None))
 
 
-def _unrun_of_recipe(of_recipe: tuple[Any, ...], recipe_id: str) -> sa.Select[Any]:
+def _count_unrun_of_recipe(session: Session, of_recipe: tuple[Any, ...], recipe_id: str) -> int:
     """Count the programs of a recipe's responses that were not run: one pass over two indexes of the same order."""
-    # SQLite would take the index that begins with the recipe, and sort. As an expression it asks for the recipe on the
-    # way along the index that is in the order of programs.
-    ran = sa.select(Execution.program_key).where(Execution.recipe_id.concat("") == recipe_id)
-    unrun = sa.except_(sa.select(Response.program_key).where(*of_recipe), ran).order_by("program_key").subquery()
-    return sa.select(sa.func.count()).select_from(unrun)
+    programs = sa.select(Response.program_key).where(*of_recipe)
+    if session.get_bind().dialect.name == "postgresql":
+        # It takes a look into an index for four times its price, and would rather sort both lists on the disk.
+        session.execute(sa.text("SET LOCAL random_page_cost = 1.1"))
+        run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
+        unrun: Any = programs.where(~run).distinct()
+    else:
+        # It would take the index that begins with the recipe, and sort. As an expression it asks for the recipe on the
+        # way along the index that is in the order of programs.
+        ran = sa.select(Execution.program_key).where(Execution.recipe_id.concat("") == recipe_id)
+        unrun = sa.except_(programs, ran).order_by("program_key")
+    return session.scalar(sa.select(sa.func.count()).select_from(unrun.subquery())) or 0
 
 
 def pending_draws(database: Database, chain: Chain, stage: str, share: Share) -> Iterator[list[Draw]]:

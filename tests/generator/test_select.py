@@ -277,3 +277,17 @@ def test_when_every_pair_is_lost_the_newest_snapshot_says_so(shelf: Shelf) -> No
     emptied = shelf.select()
 
     assert (emptied.size, emptied.version, emptied.is_new) == (0, 2, True)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_postgresql_knows_of_the_judgements_before_it_asks_whose_bands_they_are(shelf: Shelf) -> None:
+    """Nobody else sees rows of an open transaction, so nobody else counts them: it took them for a single one."""
+    shelf.instruction("i", "Do it.")
+    for number in range(30):
+        shelf.response(f"r{number:02}", "i", f"x = {number}")
+    shelf.select()
+
+    with shelf.database.reading() as session:
+        judgements = sa.text("SELECT reltuples FROM pg_class WHERE oid = 'judgements'::regclass")
+        assert session.scalar(judgements) == 30
