@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from generator.models import Band, Judgement, utc_now
-from generator.store import batched, insert_new
+from generator.store import batched, insert_new, look_at
 
 
 class Row(Protocol):
@@ -102,7 +102,10 @@ class Keeper(Generic[R]):
             is_all = are_new and rest == len(waiting)
             places = {row.id: row.place for row in self._load(waiting)}
             again: set[str] = set()
-            for page in batched(sorted(places, key=places.__getitem__)):
+            for number, page in enumerate(batched(sorted(places, key=places.__getitem__))):
+                if number & (number - 1) == 0 < number:  # after 1, 2, 4, 8 ... pages
+                    # A key that is thought to have many rows would be looked for by reading all of them.
+                    look_at(self.session, Band)
                 turned = self._settle_page(page, are_new=are_new)
                 again |= set() if is_all else self._later_mates(turned)
             # What waited in this round was decided after all that comes before it.
