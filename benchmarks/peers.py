@@ -73,9 +73,10 @@ def bubblewrap(programs: list[Program], seconds: float) -> float:
     """Start bwrap and python for each program, all namespaces new."""
     if shutil.which("bwrap") is None:
         raise Missing("apt-get install bubblewrap")
-    root = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
-    wall = ["bwrap", *root, "--unshare-all", "--die-with-parent", "--new-session"]
     paths = _write(programs)
+    folder = str(paths[0].parent)  # this may be below /tmp
+    root = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--ro-bind", folder, folder]
+    wall = ["bwrap", *root, "--unshare-all", "--die-with-parent", "--new-session"]
     return _in_threads([[*wall, str(PYTHON), "-I", "-S", str(path)] for path in paths], seconds, _run_command)
 
 
