@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,11 +152,21 @@ def complete_limits(asked: LimitsRequest, default: Limits) -> Limits:
     return dataclasses.replace(default, **given)
 
 
-def runs_as_asked(parameters: dict[str, Any], settings: SandboxSettings) -> bool:
-    """Whether executions of these parameters run as the settings ask, as far as can be told without the server."""
+def runs_as_asked(
+    parameters: dict[str, Any], settings: SandboxSettings, default_limits: Mapping[str, Any] | None
+) -> bool:
+    """Whether executions of these parameters run as the settings ask, as far as can be told without the server.
+
+    Args:
+        parameters: of a recipe of executions.
+        settings: of the sandbox.
+        default_limits: what the server gave programs that asked for nothing when a build last asked it; None where that
+            is not known, and what the settings leave open is taken to be as it was.
+    """
     limits = parameters["limits"]
     asked = {name: value for name, value in dataclasses.asdict(settings.limits).items() if value is not None}
-    return bool(parameters["runtime"] == settings.runtime and limits == limits | asked)
+    wanted = {**(limits if default_limits is None else default_limits), **asked}
+    return bool(parameters["runtime"] == settings.runtime and limits == wanted)
 
 
 def to_plain(settings: Any) -> Any:

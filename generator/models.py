@@ -111,6 +111,8 @@ class Pipeline(Base):
     """The recipe of the checks, once all of them were run."""
     judge_recipe_id: Mapped[str | None] = mapped_column(Key)
     """How the model judges seeds; null where it does not."""
+    default_limits: Mapped[dict[str, Any] | None]
+    """What its sandbox gives programs that ask for no limit, when it was last asked; null where none was yet."""
     dataset_id: Mapped[str | None] = mapped_column(Key)
     """The snapshot that the last selection made or found unchanged."""
     concepts_samples: Mapped[int] = mapped_column(default=1)

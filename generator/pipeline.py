@@ -287,7 +287,9 @@ def declare_executions(database: Database, pipeline: Pipeline, info: SandboxInfo
     executions = line.execution_cause(pipeline.recipe.sandbox, info)
     with database.writing() as session:
         ensure_recipe(session, executions.stage, executions.parameters)
-        session.get_one(models.Pipeline, pipeline.name).executions_recipe_id = executions.id
+        row = session.get_one(models.Pipeline, pipeline.name)
+        row.executions_recipe_id = executions.id
+        row.default_limits = dataclasses.asdict(info.default_limits)
         checking.declare(session, pipeline.name, pipeline.checks(executions))
     return executions
 

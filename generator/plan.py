@@ -100,9 +100,9 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
 
 def _executed(session: Session, row: models.Pipeline | None, settings: SandboxSettings) -> models.Recipe | None:
     """How answers ran when they last ran as the settings ask: the pipeline's own way first, then the newest."""
-    last = row.executions_recipe_id if row else None
+    last, default_limits = (row.executions_recipe_id, row.default_limits) if row else (None, None)
     ways = sorted(runs_of_answers(session), key=lambda recipe: recipe.id != last)
-    return next((recipe for recipe in ways if runs_as_asked(recipe.parameters, settings)), None)
+    return next((recipe for recipe in ways if runs_as_asked(recipe.parameters, settings, default_limits)), None)
 
 
 def _checks(database: Database, pipeline: Pipeline, chain: work.Chain, executions: Cause | None, to_come: int) -> Step:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from generator.estimate import Cost
+from generator.models import Pipeline as Pipelines
 from generator.pipeline import Pipeline, Report, build
 from generator.plan import Step, plan
 from generator.progress import Silent
 from generator.recipe import Recipe, SelectionSettings
 from generator.store import Database
 from sandbox_server.jobs import LimitsRequest
-from tests.fakes import FakeSandbox
+from tests.fakes import LIMITS, FakeSandbox
 from tests.generator.conftest import SQLITE_ONLY
 from tests.generator.rules import RuleEngine
 
@@ -96,6 +97,36 @@ async def test_limits_that_were_in_force_before_cost_nothing(small: Recipe, data
     assert changed["selection"] == (0, 0, 15)
     assert again["executions"] == (programs, 0, 0)
     assert report.programs_run == 0
+
+
+async def test_a_limit_that_is_no_longer_set_is_the_sandboxs_own_again(small: Recipe, database: Database) -> None:
+    """And one that is set to what the sandbox gives anyway changes nothing, nor does taking that away."""
+    usual = LIMITS.cpu_time_ms
+    await run(with_cpu_time(small, 2 * usual), database)
+
+    removed = steps(small, database)
+    report = await run(small, database)
+    same = [steps(with_cpu_time(small, usual), database)["executions"]]
+    await run(with_cpu_time(small, usual), database)
+    same.append(steps(small, database)["executions"])
+
+    programs = report.programs_run
+    assert programs > 0
+    assert removed["executions"] == (0, programs, programs)
+    assert same == [(programs, 0, 0)] * 2
+
+
+@SQLITE_ONLY
+async def test_what_a_sandbox_gives_is_taken_to_be_as_it_was_where_nobody_asked_it(
+    small: Recipe, database: Database
+) -> None:
+    """A database that was last built before this was kept."""
+    await run(small, database)
+    with database.writing() as session:
+        session.get_one(Pipelines, small.name).default_limits = None
+
+    assert steps(small, database)["executions"][1] == 0
+    assert steps(with_cpu_time(small, 2 * LIMITS.cpu_time_ms), database)["executions"][1] > 0
 
 
 async def test_programs_of_checks_are_no_executions_of_answers(small: Recipe, database: Database) -> None:
