@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sandbox_server.embedded import embedded_sandbox
 from sandbox_server.jobs import Judge
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.settings import parse
+from sandbox_server.tasks import meanwhile
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.compare import find_evaluation
 from trainer.evaluation.config import EvaluateSettings
@@ -95,36 +97,37 @@ async def score(request: Request, progress: Callable[[str, int, int], None]) -> 
     """
     settings = request.settings
     data = Path(settings.data) if settings.data else None
-    benchmark = load_benchmark(settings.benchmark, data, settings.data_version)
-    problems = benchmark.problems[: settings.limit or None]
-    given = _given(request.subject, benchmark, problems)  # before a database is made for what cannot be scored
-    database = open_database(request.database_url, create=True)
-    with contextlib.closing(database):
-        async with (
-            _source(request, given, benchmark, problems, database) as (source, training_id),
-            _connect(request.sandbox) as (sandbox, runtime),
-        ):
+    # The sandbox starts while the data is read and the database made ready.
+    async with meanwhile(_connect(request.sandbox)) as connecting, contextlib.AsyncExitStack() as opened:
+        benchmark = await asyncio.to_thread(load_benchmark, settings.benchmark, data, settings.data_version)
+        problems = benchmark.problems[: settings.limit or None]
+        given = _given(request.subject, benchmark, problems)  # before a database is made for what cannot be scored
+        database = await asyncio.to_thread(open_database, request.database_url, create=True)
+        opened.enter_context(contextlib.closing(database))
+        found = _source(request, given, benchmark, problems, database)
+        source, training_id = await opened.enter_async_context(found)
+        sandbox, runtime = await connecting
 
-            async def run(source: SampleSource, training_id: str | None = None) -> Report:
-                return await evaluate(
-                    benchmark,
-                    problems,
-                    source,
-                    sandbox,
-                    database,
-                    training_id=training_id,
-                    limits=request.sandbox.limits,
-                    judge=request.judge,
-                    runtime=runtime,
-                    concurrency=request.sandbox.concurrency,
-                    progress=lambda done, total: progress(source.subject, done, total),
-                )
+        async def run(source: SampleSource, training_id: str | None = None) -> Report:
+            return await evaluate(
+                benchmark,
+                problems,
+                source,
+                sandbox,
+                database,
+                training_id=training_id,
+                limits=request.sandbox.limits,
+                judge=request.judge,
+                runtime=runtime,
+                concurrency=request.sandbox.concurrency,
+                progress=lambda done, total: progress(source.subject, done, total),
+            )
 
-            if not settings.check_ruler or not all(problem.solution for problem in problems):
-                return [await run(source, training_id)]
-            ruler = await run(CanonicalSamples())
-            _check(ruler, benchmark)
-            return [ruler, await run(source, training_id)]
+        if not settings.check_ruler or not all(problem.solution for problem in problems):
+            return [await run(source, training_id)]
+        ruler = await run(CanonicalSamples())
+        _check(ruler, benchmark)
+        return [ruler, await run(source, training_id)]
 
 
 @contextlib.asynccontextmanager
