@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from generator import models, work
 from generator.causes import Cause
-from generator.checks import PASSED, Check, Kind, Sample, checks, program, score
+from generator.checks import PASSED, Check, Kind, Sample, checks, most, program, score
 from generator.recipe import SelectionSettings
 from generator.records import program_key
 from generator.store import Database, batched, ensure_recipe, insert_new, take_turns
@@ -52,6 +52,25 @@ class Run:
     tests: str
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How far the checks of a pipeline are, in programs.
+
+    Attributes:
+        run: of planned checks.
+        to_do: that can be run now: of planned checks, and of those of answers that passed and were not planned for.
+        at_most: if all answers pass that are missing or were not run; `to_do` is part of it.
+    """
+
+    run: int
+    to_do: int
+    at_most: int
+
+
+EXACT_ANSWERS = 500
+"""Of so many answers checks are counted by making them, at some milliseconds each; of more, the most there can be."""
+
+
 def declare(session: Session, pipeline: str, causes: Sequence[Cause]) -> None:
     """Store which checks the pipeline asks for now: what `causes.checks` came to."""
     for cause in causes:
@@ -66,7 +85,12 @@ def find_plan(database: Database, pipeline: str) -> Plan | None:
         recipe = session.get(models.Recipe, row.checks_recipe_id) if row and row.checks_recipe_id else None
     if recipe is None:
         return None
-    told = recipe.parameters
+    return plan_of(Cause(recipe.stage, recipe.parameters))
+
+
+def plan_of(cause: Cause) -> Plan:
+    """What a recipe of checks, the last of `causes.checks`, asks for."""
+    told = cause.parameters
     settings = SelectionSettings(
         agreement=told.get("agreement", False), mutants=told.get("mutants", 0), repeat=told.get("repeat", 1)
     )
@@ -76,7 +100,7 @@ def find_plan(database: Database, pipeline: str) -> Plan | None:
         Kind.MUTANT: told.get("mutant_executions", ""),
         Kind.REPEAT: told.get("repeat_executions", ""),
     }
-    return Plan(recipe.id, settings, told["executions"], runs)
+    return Plan(cause.id, settings, told["executions"], runs)
 
 
 def plan_new(database: Database, chain: Chain, plan: Plan) -> int:
@@ -98,29 +122,121 @@ def plan_new(database: Database, chain: Chain, plan: Plan) -> int:
     return len(ids)
 
 
-def count(database: Database, chain: Chain, checks: str, executions: str) -> tuple[int, int, int]:
+def count(database: Database, chain: Chain, plan: Plan, responses: work.Count, to_come: int) -> Count:
     """Count what there is of checks.
+
+    What an answer that is not there would have run of it can only be bounded. Of one that is there, and of the samples
+    beside it, all is known but whether it passes; it is counted exactly, unless there are more than `EXACT_ANSWERS`.
 
     Args:
         database: to look in.
         chain: whose.
-        checks: their recipe id, whether or not anything was ever planned under it.
-        executions: recipe id of the runs of answers with their own tests.
-
-    Returns:
-        The programs that were run and those that were not, of the planned checks, and the answers that passed and were
-        not planned for.
+        plan: what is asked for, whether or not anything was ever planned so.
+        responses: how many there are, and to how many instructions.
+        to_come: those that are to be drawn at most, also to instructions that are still to come.
     """
     check, execution = models.Check, models.Execution
     run = sa.and_(execution.recipe_id == check.executions_recipe_id, execution.program_key == check.program_key)
     columns = (check.program_key, check.executions_recipe_id)
     planned = sa.select(*columns, execution.id.is_not(None).label("run")).outerjoin(execution, run)
-    each = planned.where(check.recipe_id == checks).distinct().subquery()
-    unplanned = _unplanned(chain, checks, executions).with_only_columns(sa.func.count(models.Response.id))
+    each = planned.where(check.recipe_id == plan.id).distinct().subquery()
     with database.reading() as session:
         found: Any = session.execute(sa.select(each.c.run, sa.func.count()).group_by(each.c.run))
         counted: dict[bool, int] = dict(found.all())
-        return counted.get(True, 0), counted.get(False, 0), session.scalar(unplanned) or 0
+    ran, unrun, samples = counted.get(True, 0), counted.get(False, 0), chain.samples["responses"]
+    missing = responses.parents * samples - responses.rows
+    if not missing and _all_selected(database, chain, plan):
+        now = later = 0
+    else:
+        with database.reading() as session:
+            now, later = _count_unplanned(session, chain, plan, responses.parents)
+    later += (to_come - missing) * most(plan.settings, samples - 1)
+    return Count(ran, unrun + now, unrun + later)
+
+
+def _count_unplanned(session: Session, chain: Chain, plan: Plan, instructions: int) -> tuple[int, int]:
+    """The programs of answers that passed and were not planned for, and the most of these and of all still to come."""
+    groups = session.execute(_answers(chain, plan)).all()
+    to_look_at = sum(group.instructions * (group.unplanned + group.unrun) for group in groups)
+    samples, settings = chain.samples["responses"], plan.settings
+    now = later = 0
+    if to_look_at <= EXACT_ANSWERS:
+        now, later = _count_exactly(session, chain, plan) if to_look_at else (0, 0)
+    else:
+        for group in groups:
+            each = group.instructions * most(settings, group.programs - 1)
+            now += group.unplanned * each
+            later += (group.unplanned + group.unrun) * each
+    for group in groups:
+        missing = group.instructions * (samples - group.rows)
+        programs = group.programs + samples - group.rows  # if all that is missing can be read
+        later += missing * most(settings, programs - 1)
+        if settings.agreement:  # and the tests of what is missing are run on the code that is there
+            later += missing * (group.passed + group.unrun)
+    unanswered = instructions - sum(group.instructions for group in groups)
+    return now, later + unanswered * samples * most(settings, samples - 1)
+
+
+def _answers(chain: Chain, plan: Plan) -> sa.Select[Any]:
+    """How many `instructions` have answers alike in number.
+
+    There are `rows` each, with `programs`; of these are `unrun`, have `passed`, and have passed but are `unplanned`.
+    """
+    response, execution, told = models.Response, models.Execution, models.Score
+    run = sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions)
+    planned = sa.and_(told.response_id == response.id, told.recipe_id == plan.id)
+
+    def number(condition: Any) -> Any:
+        return sa.func.sum(sa.case((condition, 1), else_=0))
+
+    each = (
+        work.rows_of(chain, "responses")
+        .outerjoin(execution, run)
+        .outerjoin(told, planned)
+        .with_only_columns(
+            sa.func.count().label("rows"),
+            sa.func.count(response.program_key).label("programs"),
+            number(sa.and_(response.program_key.is_not(None), execution.id.is_(None))).label("unrun"),
+            number(execution.verdict == PASSED).label("passed"),
+            number(sa.and_(execution.verdict == PASSED, told.response_id.is_(None))).label("unplanned"),
+        )
+        .group_by(response.instruction_id)
+        .subquery()
+    )
+    return sa.select(*each.c, sa.func.count().label("instructions")).group_by(*each.c)
+
+
+def _count_exactly(session: Session, chain: Chain, plan: Plan) -> tuple[int, int]:
+    """The distinct programs that are neither planned nor run: of answers that passed, and if all others do."""
+    response, execution = models.Response, models.Execution
+    run = sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions)
+    unrun = work.rows_of(chain, "responses").outerjoin(execution, run)
+    unrun = unrun.where(response.program_key.is_not(None), execution.id.is_(None))
+    ids = {
+        id
+        for query in (_unplanned(chain, plan.id, plan.executions), unrun)
+        for id in session.scalars(query.with_only_columns(response.instruction_id))
+    }
+    now, later = set[tuple[str, str]](), set[tuple[str, str]]()
+    for batch in batched(sorted(ids), _INSTRUCTIONS):
+        for found, unrun_pass in ((now, False), (later, True)):
+            for samples in _samples(session, chain, plan, batch, unrun_pass=unrun_pass).values():
+                found |= {(planned["program_key"], planned["executions_recipe_id"]) for planned in _rows(plan, samples)}
+                # An answer's own program is no check's, though one that is word for word the same would ask for it.
+                found -= {(program_key(sample.code, sample.tests), plan.executions) for sample in samples}
+    return len(now - _known(session, plan, now)), len(later - _known(session, plan, later))
+
+
+def _known(session: Session, plan: Plan, runs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of some programs, each with how it is run, that were run or are planned."""
+    check, execution = models.Check, models.Execution
+    known: set[tuple[str, str]] = set()
+    for keys in batched(sorted({key for key, _ in runs})):
+        ran = sa.select(execution.program_key, execution.recipe_id).where(execution.program_key.in_(keys))
+        planned = sa.select(check.program_key, check.executions_recipe_id).where(check.recipe_id == plan.id)
+        for query in (ran, planned.where(check.program_key.in_(keys))):
+            known |= {(key, how) for key, how in session.execute(query)}
+    return known
 
 
 def count_pending(database: Database, plan: Plan) -> int:
@@ -181,8 +297,8 @@ def _all_selected(database: Database, chain: Chain, plan: Plan) -> bool:
     """Whether counting alone shows that every response was judged by a selection that waited for these checks."""
     judgement, response = models.Judgement, models.Response
     with database.reading() as session:
-        row = session.get_one(models.Pipeline, chain.pipeline)
-        recipe = session.get(models.Recipe, row.selection_recipe_id) if row.selection_recipe_id else None
+        row = session.get(models.Pipeline, chain.pipeline)
+        recipe = session.get(models.Recipe, row.selection_recipe_id) if row and row.selection_recipe_id else None
         if recipe is None or recipe.parameters.get("checks") != plan.id:
             return False
         judged = sa.select(sa.func.count()).select_from(judgement).where(judgement.recipe_id == recipe.id)
@@ -191,7 +307,9 @@ def _all_selected(database: Database, chain: Chain, plan: Plan) -> bool:
         return session.scalar(judged) == session.scalar(drawn)
 
 
-def _samples(session: Session, chain: Chain, plan: Plan, instructions: Sequence[str]) -> dict[str, list[Sample]]:
+def _samples(
+    session: Session, chain: Chain, plan: Plan, instructions: Sequence[str], *, unrun_pass: bool = False
+) -> dict[str, list[Sample]]:
     """The samples of instructions that have a program, by instruction and in the order of their indexes."""
     response, execution = models.Response, models.Execution
     query = (
@@ -211,7 +329,8 @@ def _samples(session: Session, chain: Chain, plan: Plan, instructions: Sequence[
     )
     found: dict[str, list[Sample]] = {}
     for instruction, id, index, code, tests, verdict in session.execute(query):
-        sample = Sample(id, index, code or "", tests or "", verdict == PASSED)
+        passed = unrun_pass if verdict is None else verdict == PASSED
+        sample = Sample(id, index, code or "", tests or "", passed)
         found.setdefault(instruction, []).append(sample)
     return found
 
@@ -226,25 +345,26 @@ def _texts(session: Session, ids: set[str]) -> dict[str, Sample]:
     return found
 
 
-def _plan_instruction(session: Session, plan: Plan, samples: list[Sample]) -> None:
+def _rows(plan: Plan, samples: list[Sample]) -> Iterator[dict[str, Any]]:
+    """The checks of an instruction's samples, as the table holds them."""
     by_id = {sample.response_id: sample for sample in samples}
-    planned = []
     for check in checks(samples, plan.settings):
         other = by_id[check.other_id] if check.other_id else None
         code, tests = program(check, by_id[check.response_id], other, plan.settings)
-        planned.append(
-            {
-                "recipe_id": plan.id,
-                "response_id": check.response_id,
-                "kind": check.kind.value,
-                "number": check.number,
-                "other_id": check.other_id,
-                "label": check.label,
-                "program_key": program_key(code, tests),
-                "executions_recipe_id": plan.runs[check.kind],
-            }
-        )
-    insert_new(session, models.Check, planned)
+        yield {
+            "recipe_id": plan.id,
+            "response_id": check.response_id,
+            "kind": check.kind.value,
+            "number": check.number,
+            "other_id": check.other_id,
+            "label": check.label,
+            "program_key": program_key(code, tests),
+            "executions_recipe_id": plan.runs[check.kind],
+        }
+
+
+def _plan_instruction(session: Session, plan: Plan, samples: list[Sample]) -> None:
+    insert_new(session, models.Check, list(_rows(plan, samples)))
     passed = [sample.response_id for sample in samples if sample.passed]
     # All of them again: what one sample is worth depends on the others.
     told = models.Score

@@ -89,10 +89,10 @@ def are_wanted(settings: SelectionSettings) -> bool:
     return settings.agreement or settings.mutants > 0 or settings.repeat > 1
 
 
-def most(settings: SelectionSettings, samples: int) -> int:
-    """The most programs that are run of one answer that passed, where an instruction has so many samples."""
+def most(settings: SelectionSettings, others: int) -> int:
+    """The most programs that are run of one answer that passed, where its instruction has so many other samples."""
     faults = settings.mutants + 1 if settings.mutants else 0  # and the empty functions
-    return faults + (settings.repeat > 1) + (samples - 1 if settings.agreement else 0)
+    return faults + (settings.repeat > 1) + (others if settings.agreement else 0)
 
 
 def checks(samples: list[Sample], settings: SelectionSettings) -> Iterator[Check]:

@@ -404,13 +404,18 @@ def are_seeds_gathered(database: Database, pipeline: Pipeline) -> bool:
 
 def _unjudged_seeds(database: Database, pipeline: Pipeline) -> Iterator[list[models.Seed]]:
     member, judgement = models.PipelineSeed, models.Judgement
-    judged = sa.exists().where(judgement.recipe_id == pipeline.seed_filters.id, judgement.subject_id == member.seed_id)
-    query = sa.select(models.Seed).join(member, member.seed_id == models.Seed.id)
-    query = query.where(member.pipeline == pipeline.name, ~judged).order_by(models.Seed.id)
+    # As an expression, so that PostgreSQL looks up each seed's judgement: to find a page of seeds without one, of which
+    # it expects many, it would go along all judgements of all recipes.
+    judged = sa.exists().where(
+        judgement.recipe_id == pipeline.seed_filters.id, judgement.subject_id == member.seed_id.concat("")
+    )
+    unjudged = sa.select(member.seed_id).where(member.pipeline == pipeline.name, ~judged).order_by(member.seed_id)
     after = ""
     while True:
+        ids = unjudged.where(member.seed_id > after).limit(work.PAGE_ROWS)
+        query = sa.select(models.Seed).where(models.Seed.id.in_(ids)).order_by(models.Seed.id)
         with database.reading() as session:
-            page = list(session.scalars(query.where(models.Seed.id > after).limit(work.PAGE_ROWS)))
+            page = list(session.scalars(query))
         if not page:
             return
         yield page

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from generator import checking, models, work
 from generator.causes import Cause, runs_as_asked
-from generator.checks import are_wanted, most
+from generator.checks import are_wanted
 from generator.estimate import Cost, cost, runs_of_answers
 from generator.pipeline import Pipeline, choice_of_seeds
 from generator.recipe import SandboxSettings
@@ -80,7 +80,7 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
         steps.append(Step(stage, counted.rows, to_do, pending))
     steps.append(Step("executions", all_programs - unrun, unrun, unrun + pending))
     if are_wanted(pipeline.recipe.selection):
-        steps.append(_checks(database, pipeline, chain, runs if executed else None, unrun + pending))
+        steps.append(_checks(database, pipeline, chain, executed, counts["responses"], pending))
     by = pipeline.stages | {"executions": runs, "checks": runs}
     waits = any(step.to_do for step in steps)
     unjudged = max(0, counts["responses"].rows - judged)
@@ -105,14 +105,21 @@ def _executed(session: Session, row: models.Pipeline | None, settings: SandboxSe
     return next((recipe for recipe in ways if runs_as_asked(recipe.parameters, settings, default_limits)), None)
 
 
-def _checks(database: Database, pipeline: Pipeline, chain: work.Chain, executions: Cause | None, to_come: int) -> Step:
-    """The programs that are run of answers which pass: each costs up to so many, and some of these are one program."""
-    each = most(pipeline.recipe.selection, chain.samples["responses"])
-    if executions is None:
-        return Step("checks", 0, 0, to_come * each)
-    run, unrun, unplanned = checking.count(database, chain, pipeline.checks(executions)[-1].id, executions.id)
-    to_do = unrun + unplanned * each
-    return Step("checks", run, to_do, to_do + to_come * each)
+def _checks(
+    database: Database,
+    pipeline: Pipeline,
+    chain: work.Chain,
+    executed: models.Recipe | None,
+    responses: work.Count,
+    to_come: int,
+) -> Step:
+    """The programs that are run of answers which pass; `to_come` responses are to be drawn at most."""
+    # Where nothing ran yet, under limits that nothing runs under.
+    unknown = {"limits": {"cpu_time_ms": pipeline.recipe.selection.mutant_cpu_time_ms + 1}}
+    how = Cause("executions", executed.parameters if executed else unknown)
+    asked = checking.plan_of(pipeline.checks(how)[-1])
+    counted = checking.count(database, chain, asked, responses, to_come)
+    return Step("checks", counted.run, counted.to_do, counted.at_most)
 
 
 def _count_source(pipeline: Pipeline, say: Callable[[str], None]) -> int:

@@ -203,18 +203,85 @@ async def test_the_same_program_is_never_run_twice(small: Recipe, database: Data
     assert report.programs_run == len(sandbox.started) == 4
 
 
-async def test_a_plan_counts_checks_before_and_after(small: Recipe, database: Database) -> None:
+def planned(recipe: Recipe, database: Database) -> tuple[int, int, int]:
+    step = plan(database, Pipeline(recipe))[-2]
+    assert step.stage == "checks"
+    return step.done, step.to_do, step.at_most
+
+
+async def test_a_plan_counts_the_checks_of_answers_that_are_there_exactly(small: Recipe, database: Database) -> None:
+    """Some faults are one program: less than two faults, a stub, a repetition and two other samples each."""
     recipe = checked(small)
     await run(small, database)
 
-    before = plan(database, Pipeline(recipe))[-2]
+    before = planned(recipe, database)
     await run(recipe, database)
-    after = plan(database, Pipeline(recipe))[-2]
 
-    # Two faults, a stub, a repetition and two other samples, of fifteen answers that passed.
-    assert (before.stage, before.done, before.to_do, before.at_most) == ("checks", 0, 15 * 6, 15 * 6)
-    assert (after.stage, after.done, after.to_do, after.at_most) == ("checks", programs(database), 0, 0)
+    assert programs(database) < 15 * 6
+    assert before == (0, programs(database), programs(database))
+    assert planned(recipe, database) == (programs(database), 0, 0)
     assert "checks" not in [step.stage for step in plan(database, Pipeline(small))]
+
+
+async def test_a_plan_counts_one_more_fault_by_the_programs_that_it_adds(small: Recipe, database: Database) -> None:
+    await run(checked(small, SelectionSettings(agreement=True, mutants=1, repeat=2)), database)
+    before = planned(checked(small), database)
+
+    report = await run(checked(small), database)
+
+    assert before == (0, report.programs_run, report.programs_run)
+
+
+async def test_a_plan_bounds_the_checks_of_what_is_not_drawn(small: Recipe, database: Database) -> None:
+    """Nothing is known of an answer that is not there; of one that was not run, all but whether it passes."""
+    nothing = planned(checked(small), database)
+    await run(small, database)
+    with database.writing() as session:
+        for table in (models.Judgement, models.DatasetItem, models.Execution):
+            session.execute(sa.delete(table))
+    not_run = planned(checked(small), database)
+    with database.writing() as session:
+        least = sa.select(sa.func.min(models.Response.id)).scalar_subquery()
+        session.execute(sa.delete(models.Response).where(models.Response.id != least))
+    one = planned(checked(small), database)
+    await run(checked(small), database)
+
+    assert nothing == (0, 0, 15 * 6)
+    assert not_run == (0, 0, programs(database))
+    # Of the one that is there four at most, and it with the tests of two; of each of the others six.
+    assert one[:2] == (0, 0)
+    assert one[2] in (15 * 6 - 1, 15 * 6)
+
+
+async def test_a_plan_counts_the_most_where_there_are_too_many_answers_to_make_the_checks_of(
+    small: Recipe, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "EXACT_ANSWERS", 14)
+    await run(small, database)
+
+    assert planned(checked(small), database) == (0, 15 * 6, 15 * 6)
+
+
+async def test_a_plan_counts_the_checks_that_a_sample_brings_to_those_beside_it(
+    small: Recipe, database: Database
+) -> None:
+    """Its tests are run on their code, too: more than an answer's own checks."""
+    recipe = checked(small, SelectionSettings(agreement=True))
+    refused: list[CompletionRequest] = []
+
+    def refuse(request: CompletionRequest) -> None:
+        if stage_of(request) == "responses" and not refused:
+            refused.append(request)
+            raise RequestFailed("no")
+
+    await run(recipe, database, engine=RuleEngine(before=refuse))
+    forget_failed(database, Pipeline(recipe))
+
+    before = planned(recipe, database)
+    report = await run(recipe, database)
+
+    assert before == (12 * 2 + 2, 0, 4)
+    assert report.programs_run == 1 + 4
 
 
 async def test_a_rows_story_tells_its_score_and_its_checks(small: Recipe, database: Database) -> None:
