@@ -249,7 +249,7 @@ def _write_parquet(path: Path, layout: Layout, rows: Iterator[Row]) -> tuple[int
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise ExportError("Parquet needs pyarrow: pip install pyarrow") from None
+        raise ExportError("Parquet needs pyarrow: pip install 'selfalign[parquet]'") from None
     types = {"string": pa.string(), "int64": pa.int64(), "list<string>": pa.list_(pa.string())}
     schema = pa.schema([(name, types[kind]) for name, kind in layout.fields.items()])
     count = size_bytes = 0

@@ -51,7 +51,8 @@ class SeedSettings:
     """Which functions the model reads."""
 
     source: Literal["packages", "folder", "jsonl", "parquet", "hub"] = "packages"
-    """Where code is read: installed packages, a source tree, files of rows, a data set of the hub."""
+    """Where code is read: installed packages, a source tree, files of rows (Parquet: extra `parquet`), a data set of
+    the hub (extra `hub`)."""
     packages: tuple[str, ...] = ()
     """Installed distributions to read; empty: every one found under `path`."""
     path: str = ""

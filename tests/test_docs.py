@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -79,6 +80,21 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     """A relative link names a file that is there."""
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    """Where something is missing the error says `pip install 'selfalign[EXTRA]'`, and so do documents."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    files += [file for package in ("sandbox_server", "generator", "trainer") for file in (ROOT / package).rglob("*.py")]
+    named = {
+        name
+        for file in files
+        for names in re.findall(r"selfalign\[([\w,-]+)\]", file.read_text(encoding="utf-8"))
+        for name in names.split(",")
+    }
+
+    assert {"parquet", "postgres", "train"} <= named <= set(extras)
 
 
 def test_the_settings_reference_is_that_of_the_classes() -> None:

@@ -130,7 +130,7 @@ def _parquet(file: Path, columns: SeedColumns) -> Iterator[Row]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise SettingsError("[seeds] source: 'parquet' needs pyarrow: pip install pyarrow") from error
+        raise SettingsError("[seeds] source: 'parquet' needs pyarrow: pip install 'selfalign[parquet]'") from error
     used = {*asdict(columns).values(), *(name for names in KNOWN_COLUMNS.values() for name in names)}
     try:
         with pq.ParquetFile(file) as table:
@@ -146,7 +146,7 @@ def _hub(settings: SeedSettings) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise SettingsError("[seeds] source: 'hub' needs datasets: pip install datasets") from error
+        raise SettingsError("[seeds] source: 'hub' needs datasets: pip install 'selfalign[hub]'") from error
     try:
         yield from datasets.load_dataset(settings.path, settings.subset or None, split=settings.split, streaming=True)
     except Exception as error:  # its errors are those of several libraries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import sys
 import tomllib
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_a_folder_holds_the_rows_in_files_of_bounded_size(
 def test_datasets_loads_the_folder_with_the_types_that_its_card_says(
     built: Database, tmp_path: Path, columns: str
 ) -> None:
-    datasets = pytest.importorskip("datasets", reason="it comes with the trainer's packages")
+    datasets = pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
     count = write(built, tmp_path / "folder", "folder", columns)
 
     loaded = datasets.load_dataset(str(tmp_path / "folder"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -95,6 +96,19 @@ def test_datasets_loads_the_folder_with_the_types_that_its_card_says(
     assert loaded.num_rows == count
     assert loaded.column_names == list(LAYOUTS[columns].fields)
     assert list(loaded) == lines(built, tmp_path / "p.jsonl", columns)
+
+
+@SQLITE_ONLY
+def test_parquet_without_pyarrow_names_the_extra_and_leaves_nothing(
+    built: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    for form in ("parquet", "folder"):
+        with pytest.raises(ExportError, match=r"pip install 'selfalign\[parquet\]'$"):
+            write(built, tmp_path / "out", form)
+
+    assert list(tmp_path.glob("*out*")) == []
 
 
 def test_preference_pairs_set_an_answer_beside_one_that_failed(built: Database, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import sys
 from dataclasses import replace
 from email.message import Message
 from pathlib import Path
@@ -374,6 +375,17 @@ def test_tables_give_their_functions_with_origin_and_licence(tmp_path: Path, nam
     assert (found.name, found.origin, found.path, found.version) == ("clamp", "a/b", "", "")
     assert found.licence == "(MIT) AND (Apache-2.0)"
     assert found.licence_source == "column max_stars_repo_licenses: MIT, Apache-2.0"
+
+
+@pytest.mark.parametrize(("source", "module"), [("parquet", "pyarrow"), ("hub", "datasets")])
+def test_a_source_whose_reader_is_not_installed_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "a.parquet").touch()
+
+    with pytest.raises(SettingsError, match=rf"needs {module}: pip install 'selfalign\[{source}\]'$"):
+        list(gather(SeedSettings(source=source, path=str(tmp_path), licence="MIT")))  # type: ignore[arg-type]
 
 
 def test_a_tables_columns_can_be_named(tmp_path: Path) -> None:
