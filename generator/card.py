@@ -89,7 +89,9 @@ def dataset_card(
 
 
 def _hub_licence(spdx: str) -> str:
-    return "other" if " " in spdx or not spdx else spdx.lower()
+    if spdx == "LicenseRef-BSD":
+        return "bsd"
+    return "other" if " " in spdx or not spdx or spdx.startswith("LicenseRef-") else spdx.lower()
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -330,7 +330,10 @@ def export(
 @_where
 @_json
 def diff(old: str, new: str, recipe_path: str, url: str, as_json: bool) -> None:
-    """Tell which pairs were added, removed and changed from snapshot OLD to NEW, each NAME or NAME@VERSION."""
+    """Tell which pairs were added, removed and changed from snapshot OLD to NEW, each NAME or NAME@VERSION.
+
+    The reason is why the selection of the snapshot without the pair rejected it; there is none for what it never saw.
+    """
     with _user_errors():
         from generator.diff import diff as compare
 
@@ -343,7 +346,7 @@ def diff(old: str, new: str, recipe_path: str, url: str, as_json: bool) -> None:
         return
     counts = {kind: sum(change["kind"] == kind for change in changes) for kind in ("added", "removed", "changed")}
     click.echo(f"{names[0]} -> {names[1]}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    _print_table(("kind", "response_id", "instruction"), changes)
+    _print_table(("kind", "response_id", "reason", "instruction"), changes)
 
 
 @click.command()

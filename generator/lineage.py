@@ -190,7 +190,12 @@ def _children(session: Session, now: _Now, row: Any) -> dict[str, Any]:
 
 
 def _fate(session: Session, now: _Now, response: Response) -> dict[str, Any]:
-    executions = sa.select(Execution).where(Execution.program_key == response.program_key)
+    executions = (
+        sa.select(Execution, Recipe.parameters)
+        .join(Recipe, Recipe.id == Execution.recipe_id)
+        .where(Execution.program_key == response.program_key)
+        .order_by(Execution.created_at)
+    )
     items = (
         sa.select(Dataset.id.label("dataset_id"), Dataset.name, Dataset.version, DatasetItem.position)
         .join(Dataset, Dataset.id == DatasetItem.dataset_id)
@@ -208,7 +213,9 @@ def _fate(session: Session, now: _Now, response: Response) -> dict[str, Any]:
     scores = sa.select(Score).where(Score.response_id == response.id).order_by(Score.created_at)
     frozen = [dict(row) for row in session.execute(items).mappings()]
     return {
-        "executions": now.sorted(map(_plain, session.scalars(executions.order_by(Execution.created_at)))),
+        "executions": now.sorted(
+            _plain(execution) | {"limits": how["limits"]} for execution, how in session.execute(executions)
+        ),
         "scores": now.sorted(map(_plain, session.scalars(scores))),
         "checks": now.sorted(dict(row) for row in session.execute(checks).mappings()),
         "datasets": [row | {"current_in": now.of_dataset(row.pop("dataset_id"))} for row in frozen],

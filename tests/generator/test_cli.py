@@ -17,9 +17,9 @@ from generator.progress import Silent
 from generator.recipe import Recipe, SelectionSettings
 from generator.store import Database
 from generator.view.counts import count
-from sandbox_server.jobs import Job, Outcome, ProgramError, Verdict
+from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, Verdict
 from selfalign import main
-from tests.fakes import FakeSandbox
+from tests.fakes import FakeSandbox, passes
 from tests.generator.conftest import SQLITE_ONLY
 from tests.generator.model_server import ModelServer, serve_model
 from tests.generator.rules import RuleEngine, write_seeds
@@ -325,6 +325,33 @@ def test_diff_tells_what_one_snapshot_has_and_the_other_has_not(
     assert sorted(change["kind"] for change in changes) == ["added", "removed"]
     assert "small v1 -> small v2: 1 added, 1 removed, 0 changed" in run("diff", "small@1", "small@v2").stdout
     assert "0 added, 0 removed, 0 changed" in run("diff", "small", "small").stdout
+
+
+def test_diff_tells_why_a_selection_rejected_what_the_other_kept(run: Run, built: Recipe, database: Database) -> None:
+    """Both ways round; what is no longer the pipeline's was rejected by none."""
+
+    async def some_fail(job: Job) -> Outcome:
+        outcome = await passes(job)
+        failed = int(job.tests.split("1 + ")[1]) % 2
+        return dataclasses.replace(outcome, verdict=Verdict.FAILED) if failed else outcome
+
+    def reasons(old: str, new: str) -> set[tuple[str, str | None]]:
+        changes = json.loads(run("diff", old, new, "--json").stdout)["changes"]
+        return {(change["kind"], change["reason"]) for change in changes}
+
+    limits = dataclasses.replace(built.sandbox, limits=LimitsRequest(cpu_time_ms=1000))
+    failing = dataclasses.replace(built, sandbox=limits)
+    none = dataclasses.replace(failing, seeds=dataclasses.replace(built.seeds, limit=1))
+
+    def rebuild(recipe: Recipe) -> None:
+        asyncio.run(build(recipe, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(some_fail)))
+
+    rebuild(failing)
+    chosen = "one_per_instruction: another response of its instruction was chosen"
+    assert reasons("small@1", "small@2") == {("removed", "passed: verdict FAILED"), ("added", chosen)}
+    assert "passed: verdict FAILED" in run("diff", "small@1", "small@2").stdout
+    rebuild(none)
+    assert reasons("small@2", "small@3") == {("removed", None)}
 
 
 def test_diff_tells_a_pair_whose_text_changed(run: Run, built: Recipe, database: Database) -> None:

@@ -111,6 +111,25 @@ def test_parquet_without_pyarrow_names_the_extra_and_leaves_nothing(
     assert list(tmp_path.glob("*out*")) == []
 
 
+@pytest.mark.parametrize(
+    ("spdx", "named"),
+    [
+        ("MIT", "mit"),
+        ("BSD-3-Clause", "bsd-3-clause"),
+        ("LicenseRef-BSD", "bsd"),
+        ("LicenseRef-Own", "other"),
+        ("(MIT) AND (ISC)", "other"),
+    ],
+)
+@SQLITE_ONLY
+def test_a_card_names_licences_as_hubs_do(built: Database, tmp_path: Path, spdx: str, named: str) -> None:
+    with built.writing() as session:
+        session.execute(sa.update(models.Seed).values(licence=spdx))
+    write(built, tmp_path / "out", "folder")
+
+    assert f"license:\n- {named}\n" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_preference_pairs_set_an_answer_beside_one_that_failed(built: Database, tmp_path: Path) -> None:
     rows = lines(built, tmp_path / "p.jsonl", "preference")
     with built.reading() as session:

@@ -64,6 +64,7 @@ async def test_an_execution_is_current_under_the_limits_that_were_built_last(sma
     story = story_of(database, a_response(database))
 
     assert current(story, "executions") == [["small"], []]
+    assert [row["limits"]["cpu_time_ms"] for row in story["executions"]] == [1000, 2000]
     with database.reading() as session:
         now = session.scalar(sa.text("SELECT executions_recipe_id FROM pipelines"))
     assert story["executions"][0]["recipe_id"] == now
