@@ -22,6 +22,14 @@ NAME = "selfalign_varlen"
 """What transformers knows it by, as `attn_implementation`."""
 
 
+_MORE = {"softcap": "caps its scores", "s_aux": "has attention sinks"}
+"""What models ask of attention by these arguments, and only some kinds do."""
+
+
+class AttentionUnfit(Exception):
+    """A model needs another kind of attention; the message says which."""
+
+
 def varlen_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -53,7 +61,16 @@ def varlen_attention(
 
     Returns:
         Shape [1, tokens, heads, width], and None for the weights, which no one keeps.
+
+    Raises:
+        AttentionUnfit: the model's attention is more than this.
     """
+    for name, meaning in _MORE.items():
+        if kwargs.get(name) is not None:
+            raise AttentionUnfit(f'{type(module).__name__} {meaning}; set [train] attention = "eager"')
+    if torch.is_autocast_enabled(query.device.type):  # rotary positions are in fp32, and queries and keys with them
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = fused_kernel() if cu_seq_lens_q is not None and not dropout and _suits(query) else None
     if kernel is not None:
         mixed = kernel(
@@ -67,6 +84,9 @@ def varlen_attention(
             enable_gqa=key.shape[1] != query.shape[1],
         )
         return mixed.unsqueeze(0), None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # not every kernel takes grouped heads, and the one that does for fp32 on a GPU keeps all scores
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
     pieces = []
     for start, end in pairwise(ends):
@@ -83,7 +103,6 @@ def varlen_attention(
                 dropout_p=dropout,
                 is_causal=mask is None,
                 scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
             )
         )
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
@@ -91,10 +110,9 @@ def varlen_attention(
 
 def _suits(states: torch.Tensor) -> bool:
     """What the kernel asks of its input: FlashAttention 2's types, widths and GPUs (Ampere and later)."""
-    half = states.dtype in (torch.bfloat16, torch.float16)
-    return (
-        half and states.is_cuda and states.shape[-1] <= 256 and torch.cuda.get_device_capability(states.device) >= (8,)
-    )
+    half, width = states.dtype in (torch.bfloat16, torch.float16), states.shape[-1]
+    fits = width % 8 == 0 and (width <= 192 or width == 256)  # between them, not every GPU has a backward pass
+    return half and fits and states.is_cuda and torch.cuda.get_device_capability(states.device) >= (8,)
 
 
 @cache

@@ -144,8 +144,8 @@ class TrainSettings:
     """Older checkpoints are deleted; 0 keeps all."""
     log_steps: int = field(default=1, metadata=OPERATIONAL)
     """Optimizer steps between records of loss and speed."""
-    workers: int = field(default=0, metadata=OPERATIONAL)
-    """Processes that read ahead; 0: the training process reads."""
+    workers: int | None = field(default=None, metadata=OPERATIONAL)
+    """Processes that prepare steps ahead; 0: the training process does. Absent: 1 for each GPU, else 0."""
     report_to: tuple[str, ...] = field(default=("auto",), metadata=OPERATIONAL)
     """Trackers that transformers knows by name; auto: TensorBoard where it is installed; empty: none."""
 
@@ -163,7 +163,7 @@ class TrainSettings:
             "weight_decay",
             "max_grad_norm",
         ):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "learning_rate"):
             if getattr(self, name) <= 0:

@@ -53,7 +53,7 @@ class StepTrainer(Trainer):
         """Of this session, evaluation and checkpoints left out."""
         self._since_log = _Interval()
 
-    # What Trainer asks for
+    # What Trainer calls
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One optimizer step an item; Trainer's own resume skips items by number."""
@@ -110,6 +110,11 @@ class StepTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, while the clock stands still."""
+        self._since_log.pause()
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a step's loss how fast it was, how full its passes were and, on a GPU, what it made of it."""
@@ -180,6 +185,8 @@ class _Interval:
 class EpochEnds(TrainerCallback):
     """Checkpoints every `save_steps` optimizer steps, or at the end of each epoch; evaluates at the end of each epoch.
 
+    The last step is always logged.
+
     Trainer takes our whole run for one epoch, because a step may hold the end of one epoch and the start of the next.
     """
 
@@ -198,6 +205,7 @@ class EpochEnds(TrainerCallback):
         due = step % self.save_steps == 0 if self.save_steps else epoch_ends
         control.should_save = due and not last  # the finished model is saved beside the checkpoints anyway
         control.should_evaluate = self.evaluates and (epoch_ends or last)
+        control.should_log |= last
         return control
 
 

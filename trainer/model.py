@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +28,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from trainer import attention
 from trainer.config import ModelSettings, TrainSettings
 from trainer.flops import ModelCost
+from trainer.folder import RUN_FILE
 from trainer.loss import chunk_loss
 from trainer.packing import boundaries
 
@@ -122,6 +126,18 @@ def force_dropout(config: Any, value: float) -> None:
             setattr(config, name, value)
 
 
+@contextmanager
+def on_hand(model: PreTrainedModel) -> Iterator[None]:
+    """Attention that the model's device has: a model that will be sharded is on the CPU yet, which has no flash."""
+    chosen = model.config._attn_implementation
+    if model.device.type == "cpu" and str(chosen).startswith("flash_attention"):
+        model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = chosen
+
+
 def check_packing(model: PreTrainedModel) -> None:
     """Make sure that packed examples are read as if each were alone, by trying two.
 
@@ -138,7 +154,7 @@ def check_packing(model: PreTrainedModel) -> None:
         for name, value in boundaries(lengths).items()
     }
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), on_hand(model):
         alone = torch.cat([call(input_ids=row.unsqueeze(0), use_cache=False).logits[0] for row in rows]).float()
         together = call(
             input_ids=torch.cat(rows).unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, **where
@@ -158,8 +174,13 @@ def count(parameter: torch.Tensor) -> int:
     return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
 
 
-def cost_of(model: PreTrainedModel) -> ModelCost:
-    """What decides the model's arithmetic, read from its weights and configuration."""
+def cost_of(model: PreTrainedModel, *, frozen: bool = False) -> ModelCost:
+    """What decides the model's arithmetic, read from its weights and configuration.
+
+    Args:
+        model: without adapters.
+        frozen: whether adapters will be trained in its place.
+    """
     config = model.config.get_text_config()
     embedding = _embedding(model)
     head = cast("torch.Tensor", model.get_output_embeddings().weight)
@@ -172,11 +193,14 @@ def cost_of(model: PreTrainedModel) -> ModelCost:
         head_parameters=head.numel(),
         layers=config.num_hidden_layers,
         attention_width=width,
+        frozen=frozen,
     )
 
 
 def _pretrained(settings: TrainSettings, dtype: torch.dtype, implementation: str) -> PreTrainedModel:
     path, revision = settings.model.path, settings.model.revision or None
+    if settings.lora is not None and Path(path).is_dir():
+        path = str(Path(path).resolve())  # the adapter remembers it, wherever it will be loaded from
     quantised = _quantisation(settings)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
@@ -227,8 +251,18 @@ def choose_loss(model: PreTrainedModel, settings: TrainSettings) -> str:
                 '[train] cross_entropy = "liger" needs a GPU and liger-kernel (pip install liger-kernel); "chunked" '
                 "needs neither"
             )
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+        if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+            raise ModelUnfit(
+                f'[train] cross_entropy = "liger": liger-kernel has none for {model.config.model_type} models; '
+                '"chunked" may do'
+            )
         return wanted
-    if wanted == "plain" or not chunk_loss(model):
+    if wanted != "plain":
+        with on_hand(model):
+            chunked = chunk_loss(model)
+    if wanted == "plain" or not chunked:
         if wanted == "chunked":
             raise ModelUnfit(
                 f"{type(model).__name__} does more than a matrix product to its logits, which no chunk can know; set "
@@ -277,7 +311,9 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
     try:
         if lora.base_bits != 16:
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # ours comes later
-        adapted = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names of yesterday
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelUnfit(f"[train] lora: {first_line(error)}") from error
     if model.get_output_embeddings() is not head and settings.cross_entropy != "plain":
@@ -293,7 +329,8 @@ def attention_name(settings: TrainSettings) -> str:
     """What transformers calls the attention that is asked for."""
     chosen = settings.attention
     if chosen == "auto":
-        flash = torch.cuda.is_available() and is_flash_attn_2_available() and settings.precision != "fp32"
+        flash = is_flash_attn_2_available() and settings.precision != "fp32"
+        flash = flash and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8,)
         chosen = "flash_attention_2" if flash else "sdpa" if settings.compile else "varlen"
     if chosen == "varlen":
         attention.register()
@@ -303,8 +340,18 @@ def attention_name(settings: TrainSettings) -> str:
 
 def load_failure(what: str, path: str, error: Exception) -> str:
     """Say what could not be loaded, where it was looked for, and why."""
-    if Path(path).is_dir():
+    folder = Path(path)
+    if folder.is_dir():
         tried = f"folder {path}"
+        if (folder / RUN_FILE).exists() and not (folder / "tokenizer_config.json").exists():
+            return (
+                f"cannot load the {what} of {tried}: its run has not finished; `selfalign train` again goes on with it"
+            )
+        if what == "tokenizer" and not any(folder.glob("tokenizer*")):
+            return f"cannot load the {what} of {tried}: no tokenizer.json or tokenizer_config.json is in it"
+        with suppress(OSError, ValueError, KeyError):
+            base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+            tried += f", which is an adapter of {base}"
     elif _is_missing_folder(path):
         return f"cannot load the {what}: no folder {path}"
     else:

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from generator.keys import key_of
 from generator.models import Dataset
 from generator.recipe import Recipe
 from generator.store import Database, add_training, find_dataset, finish_training, open_database
+from sandbox_server.settings import SettingsError
 from trainer.card import write_card
 from trainer.chat import Encoder, prepare_tokenizer
 from trainer.config import TrainSettings
@@ -42,6 +45,7 @@ from trainer.dataset import (
 from trainer.folder import RunFolder, claim
 from trainer.loop import EpochEnds, StepTrainer, quiet_libraries
 from trainer.model import (
+    ModelUnfit,
     add_lora,
     build_model,
     check_compiler,
@@ -49,6 +53,7 @@ from trainer.model import (
     choose_loss,
     cost_of,
     count,
+    first_line,
     learn_tokenizer,
     load_tokenizer,
 )
@@ -61,8 +66,12 @@ TOKENIZER_PAIRS = 20_000
 Say = Callable[[str], None]
 
 
+WAIT = timedelta(hours=2)
+"""How long processes wait for each other; the first one surveys, at thousands of pairs a second."""
+
+
 class OutOfMemory(Exception):
-    """A step did not fit into memory; the message says what to lower."""
+    """Model or step did not fit into memory; the message says what to lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +107,14 @@ def train(
     Raises:
         DatabaseError, UnknownDataset, DataUnfit: of the data.
         FolderTaken: of the output folder.
-        ModelUnfit, TokenizerUnfit: of the model.
+        ModelUnfit, AttentionUnfit, TokenizerUnfit: of the model.
+        SettingsError: a tracker that is not known, or not installed.
         OutOfMemory, Diverged: of the run; its row says failed, the same call goes on from the last checkpoint.
     """
     main = _processes().is_main_process
     if not main:
         say = _silent
+    check_trackers(settings.report_to)
     database = open_database(url)
     try:
         snapshot = _snapshot(database, recipe, dataset)
@@ -146,14 +157,22 @@ def train(
 def summary(metrics: dict[str, Any]) -> str:
     """A run in a line."""
     speed = f", {metrics['tokens_per_second']:,.0f} tokens/s" if metrics["tokens_per_second"] else ""
-    return f"{metrics['steps']:,} steps, loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f}{speed}"
+    held_out = f", held-out loss {metrics['eval_loss']:.4f}" if metrics["eval_loss"] is not None else ""
+    return (
+        f"{metrics['steps']:,} steps, loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f}{held_out}{speed}"
+    )
 
 
 def _processes() -> PartialState:
     """Meet the other processes that `accelerate launch` or torchrun started; accelerate must be told of a CPU."""
-    if "WORLD_SIZE" in os.environ and not torch.cuda.is_available():
-        return PartialState(cpu=True)
-    return PartialState()
+    if "WORLD_SIZE" not in os.environ:
+        return PartialState()
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
+
+
+def _is_sharded(device: torch.device) -> bool:
+    """Whether accelerate will share the weights out (FSDP), which it decides later, and on a CPU never does."""
+    return device.type != "cpu" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def _silent(line: str) -> None:
@@ -191,21 +210,24 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
     seed = settings.seed or 0
     if settings.compile:
         check_compiler()
+    if state.num_processes == 1 and torch.cuda.device_count() > 1:
+        say(f"one of {torch.cuda.device_count()} GPUs is used; `accelerate launch -m selfalign train ...` uses all")
     with state.main_process_first():
         tokenizer = _tokenizer(settings, source, folder)
         encoder = Encoder(tokenizer, settings.max_tokens, settings.overlong)
         found = _survey(settings, source, encoder, folder, say)
     set_seed(seed)
-    model: Any = build_model(settings, tokenizer)
-    if state.distributed_type != DistributedType.FSDP and not getattr(model, "is_quantized", False):
-        model = model.to(state.device)  # the probes run with the kernels that training will take
-    if settings.packing:
-        check_packing(model)
-    cost = cost_of(model)
-    cross_entropy = choose_loss(model, settings)
-    parameters = sum(count(parameter) for parameter in model.parameters())
-    if settings.lora is not None:
-        model = add_lora(model, settings)
+    with quiet_libraries(), _told_when_full(lambda: out_of_memory_advice(settings)):
+        model: Any = build_model(settings, tokenizer)
+        if not _is_sharded(state.device) and not getattr(model, "is_quantized", False):
+            model = model.to(state.device)  # the probes run with the kernels that training will take
+        if settings.packing:
+            check_packing(model)
+        cost = cost_of(model, frozen=settings.lora is not None)
+        cross_entropy = choose_loss(model, settings)
+        parameters = sum(count(parameter) for parameter in model.parameters())
+        if settings.lora is not None:
+            model = add_lora(model, settings)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     told = f"{settings.precision}, {cross_entropy} cross-entropy"
     say(f"{type(model).__name__}: {parameters:,} parameters, {trained:,} trained, {told}")
@@ -227,7 +249,7 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
             steps,
             evaluation,
             cost=cost,
-            workers=settings.workers,
+            workers=int(state.device.type == "cuda") if settings.workers is None else settings.workers,
             model=model,
             args=training_arguments(settings, len(steps), folder.path),
             processing_class=tokenizer,
@@ -243,10 +265,14 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
         trainer.remove_callback(transformers.PrinterCallback)
         if state.is_main_process:
             trainer.add_callback(_Watch(len(steps)))
-        try:
+        if trainer.is_fsdp_enabled and settings.optimizer == "adafactor":
+            raise ModelUnfit(
+                '[train] optimizer = "adafactor" needs whole matrices, and FSDP cuts them up: set optimizer = "adamw"'
+            )
+        with _told_when_full(lambda: out_of_memory_advice(settings, trainer.state.global_step)):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except torch.OutOfMemoryError:
-            raise OutOfMemory(out_of_memory_advice(settings, trainer.state.global_step)) from None
+        if trainer.is_fsdp_enabled:  # whatever its checkpoints are, the model is for everyone to load
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         trainer.save_model(str(folder.path))
         trainer.save_state()
     return {
@@ -309,24 +335,31 @@ def _survey(settings: TrainSettings, source: PairSource, encoder: Encoder, folde
 
 
 def training_arguments(settings: TrainSettings, steps: int, output: Path) -> TrainingArguments:
-    """Our settings in transformers' words. What our own layer does (accumulation, epochs, saving) is switched off."""
+    """Our settings in transformers' words. What our own layer does (accumulation, epochs, saving) is switched off.
+
+    The recipe decides the precision, and not accelerate's configuration. Quantised models compute in bf16 beside norms
+    and adapters in fp32, as QLoRA does.
+    """
     checkpointing = (
         "activation_checkpointing"
         if hasattr(TrainingArguments, "activation_checkpointing")  # its name since transformers 5.2x
         else "gradient_checkpointing"
     )
     optional: dict[str, Any] = {checkpointing: True} if settings.gradient_checkpointing else {}
-    return TrainingArguments(
+    quantised = settings.lora is not None and settings.lora.base_bits != 16
+    gpu = PartialState().device.type == "cuda"
+    mixed = settings.precision == "bf16-mixed" or (settings.precision == "bf16" and quantised)
+    arguments = TrainingArguments(
         output_dir=str(output),
         per_device_train_batch_size=1,
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         warmup_steps=math.ceil(settings.warmup * steps),
-        optim="adafactor" if settings.optimizer == "adafactor" else "adamw_torch",
+        optim="adafactor" if settings.optimizer == "adafactor" else "adamw_torch_fused" if gpu else "adamw_torch",
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16-mixed",
+        bf16=mixed,
         seed=settings.seed or 0,
         torch_compile=settings.compile,
         use_liger_kernel=settings.cross_entropy == "liger",
@@ -343,6 +376,9 @@ def training_arguments(settings: TrainSettings, steps: int, output: Path) -> Tra
         ddp_find_unused_parameters=False,
         **optional,
     )
+    arguments.mixed_precision = "bf16" if mixed else "no"
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one GPU: nn.DataParallel would cut our one row's tensors
+    return arguments
 
 
 def trackers(names: tuple[str, ...]) -> list[str]:
@@ -351,8 +387,44 @@ def trackers(names: tuple[str, ...]) -> list[str]:
     return [name for given in names for name in (found if given == "auto" else [given])]
 
 
-def out_of_memory_advice(settings: TrainSettings, step: int) -> str:
-    """What to lower, the cheapest first."""
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Make sure that whoever is reported to can be.
+
+    Raises:
+        SettingsError: says which are known, or what must be installed.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(trackers(names)):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SettingsError(f"[train] report_to: {first_line(error)}") from None
+
+
+@contextmanager
+def _told_when_full(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn what PyTorch, CUDA and its libraries raise when memory runs out into `OutOfMemory`."""
+    try:
+        yield
+    except RuntimeError as error:
+        signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+        if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs):
+            raise OutOfMemory(advice()) from None
+        raise
+
+
+def out_of_memory_advice(settings: TrainSettings, step: int | None = None) -> str:
+    """What to lower, the cheapest first.
+
+    Args:
+        settings: of the run.
+        step: how many are done; None: the model itself did not fit.
+    """
+    if step is None:
+        advice = [] if settings.precision == "bf16" else ['precision = "bf16"']
+        if settings.model.kind == "pretrained" and (settings.lora is None or settings.lora.base_bits > 4):
+            advice.append("lora = { base_bits = 4 }")
+        advice.append("a smaller model, or share it out over GPUs (accelerate launch with FSDP)")
+        return f"out of memory while the model was loaded; in [train] try, in this order: {'; '.join(advice)}"
     advice = []
     if settings.packing and settings.capacity > settings.max_tokens:
         advice.append(f"pack_tokens = {settings.max_tokens}")

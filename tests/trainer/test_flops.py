@@ -17,6 +17,14 @@ from trainer.model import cost_of
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA GeForce RTX 4090 D", 147e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA RTX A1000", None),
         ("Some accelerator", None),
     ],
 )
@@ -28,6 +36,11 @@ def test_the_arithmetic_of_a_step_is_counted_as_in_palm() -> None:
     """By hand: 6 x (1000 x 10 + 100 x 5) for the matrices, 6 x 2 x 8 x 50 for attention under a causal mask."""
     cost = ModelCost(body_parameters=1000, head_parameters=100, layers=2, attention_width=8)
     assert cost.training_flops(tokens=10, trained_tokens=5, squared_lengths=50) == 6 * 10_500 + 6 * 2 * 8 * 50
+
+
+def test_frozen_matrices_need_no_gradient_of_their_own() -> None:
+    cost = ModelCost(body_parameters=1000, head_parameters=100, layers=2, attention_width=8, frozen=True)
+    assert cost.training_flops(tokens=10, trained_tokens=5, squared_lengths=50) == 4 * 10_500 + 6 * 2 * 8 * 50
 
 
 def test_utilisation_is_a_share_of_the_peak_of_all_devices() -> None:

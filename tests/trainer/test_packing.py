@@ -13,8 +13,9 @@ from transformers.models.starcoder2 import Starcoder2ForCausalLM
 
 from trainer import attention
 from trainer.chat import Example
-from trainer.model import ModelUnfit, check_packing
-from trainer.packing import IGNORED, best_fit_decreasing, even_bins, evened, filled_bins, flatten, spread
+from trainer.config import ModelSettings, TrainSettings
+from trainer.model import ModelUnfit, check_packing, choose_loss
+from trainer.packing import IGNORED, best_fit_decreasing, boundaries, even_bins, evened, filled_bins, flatten, spread
 
 pytestmark = pytest.mark.train
 
@@ -212,6 +213,32 @@ def test_the_variable_length_kernel_is_called_by_its_contract(name: str, monkeyp
     assert torch.allclose(together, alone, atol=1e-5)
 
 
+def test_mixed_precision_reaches_the_kernel_in_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary positions make fp32 queries of bf16 ones, and the kernel takes none."""
+    seen: list[torch.dtype] = []
+
+    def kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        seen.extend(states.dtype for states in (query, key, value))
+        return query
+
+    monkeypatch.setattr(attention, "fused_kernel", lambda: kernel)
+    monkeypatch.setattr(attention, "_suits", lambda states: states.dtype == torch.bfloat16)
+    model = models()["llama"]
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(input_ids=torch.arange(7)[None], **boundaries([3, 4]), use_cache=False)
+    assert seen == [torch.bfloat16] * 6
+
+
+@pytest.mark.parametrize("more", ["softcap", "s_aux"])
+def test_attention_that_does_more_than_ours_is_refused(more: str) -> None:
+    """A model whose scores are capped would be another model without that."""
+    states = torch.zeros(1, 2, 3, 8)
+    with pytest.raises(attention.AttentionUnfit, match=r'set \[train\] attention = "eager"'):
+        attention.varlen_attention(torch.nn.Module(), states, states, states, None, **{more: 30.0})
+
+
 def test_this_pytorchs_kernel_is_known() -> None:
     """A release that changes its arguments is noticed here, not on a GPU."""
     assert attention.fused_kernel() is not None or torch.__version__ < "2.10"
@@ -240,6 +267,15 @@ def test_the_loss_is_that_of_labels_over_the_whole_row(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "starcoder2"])
 def test_models_that_keep_packed_examples_apart_are_accepted(name: str) -> None:
     check_packing(models()[name])
+
+
+def test_a_model_that_waits_on_the_cpu_is_tried_without_flash_attention() -> None:
+    """As one is that will be sharded over GPUs."""
+    model = models()["llama"]
+    model.config._attn_implementation = "flash_attention_2"
+    check_packing(model)
+    assert choose_loss(model, TrainSettings(model=ModelSettings(kind="new"))) == "chunked"
+    assert model.config._attn_implementation == "flash_attention_2"
 
 
 def test_a_model_that_mixes_packed_examples_is_refused() -> None:

@@ -25,9 +25,9 @@ distributed_type: FSDP
 fsdp_config:
   fsdp_version: 2
   fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
-  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer
-  fsdp_state_dict_type: FULL_STATE_DICT
-"""
+  fsdp_cpu_ram_efficient_loading: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+"""  # as `accelerate config` writes it
 
 
 def history(output: Path) -> list[float]:
@@ -35,12 +35,13 @@ def history(output: Path) -> list[float]:
     return [entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry]
 
 
-def launch(config: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Train in the processes that `config` asks for."""
+def launch(config: Path, *arguments: object, program: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Train in the processes that `config` asks for, by `selfalign` or another program with its commands."""
     programs = Path(sys.executable).parent  # which need not be on PATH
     accelerate = [programs / "accelerate", "launch", "--config_file", config, "--main_process_port", "0", "--no_python"]
+    command = [programs / "selfalign"] if program is None else [sys.executable, program]
     return subprocess.run(
-        [*map(str, accelerate), str(programs / "selfalign"), "train", *map(str, arguments)],
+        [*map(str, [*accelerate, *command]), "train", *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -54,8 +55,10 @@ def test_two_processes_learn_what_one_does(
 ) -> None:
     """The same steps shared out: losses, held-out losses and weights are those of one process, up to rounding.
 
-    And stopped and resumed, they are those of the two processes that were not, to the last bit.
+    And stopped and resumed, they are those of the two processes that were not, to the last bit. The precision is the
+    recipe's, whatever accelerate's configuration says.
     """
+    program = Path(__file__).with_name("sharded_on_cpu.py") if how == FULLY_SHARDED else None
     recipe_path = recipe_file(evaluation_fraction=0.3, batch_size=5, optimizer="adamw", save_steps=3)
     recipe = load_recipe(recipe_path)
     settings = train_settings(recipe.train, "[train]", recipe.seed)
@@ -64,13 +67,14 @@ def test_two_processes_learn_what_one_does(
 
     config, together = tmp_path / "accelerate.yaml", tmp_path / "together"
     config.write_text(
-        f"{how}compute_environment: LOCAL_MACHINE\nmixed_precision: 'no'\n"
+        f"{how}compute_environment: LOCAL_MACHINE\nmixed_precision: bf16\n"
         "num_machines: 1\nnum_processes: 2\nuse_cpu: true\n"
     )
-    done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together)
+    done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together, program=program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model in") == 1  # one process speaks
     assert history(together) == pytest.approx(history(alone), abs=2e-5)
+    assert (together / "checkpoint-3" / "pytorch_model_fsdp_0").exists() == (how == FULLY_SHARDED)
     weights = {folder: AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (alone, together)}
     assert weights[alone].keys() == weights[together].keys()
     assert all(weights[alone][name].allclose(weights[together][name], atol=1e-4) for name in weights[alone])
@@ -82,7 +86,7 @@ def test_two_processes_learn_what_one_does(
     for checkpoint in together.glob("checkpoint-*"):
         if checkpoint.name != "checkpoint-3":
             shutil.rmtree(checkpoint)
-    done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together)
+    done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together, program=program)
     assert done.returncode == 0, done.stderr
     assert "going on from checkpoint-3" in done.stdout + done.stderr
     assert history(together) == before

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 from click.testing import CliRunner, Result
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from generator import models
 from generator.recipe import load_recipe
@@ -23,7 +24,7 @@ from generator.store import open_database
 from trainer.cli import train_command
 from trainer.config import train_settings
 from trainer.dataset import PairSource
-from trainer.train import TrainResult, out_of_memory_advice, train
+from trainer.train import TrainResult, out_of_memory_advice, train, training_arguments
 
 pytestmark = pytest.mark.train
 
@@ -232,7 +233,6 @@ def test_the_held_out_loss_is_the_mean_over_trained_tokens(url: str, recipe_file
     assert values[2]["eval_loss"] == pytest.approx(values[0]["eval_loss"], abs=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # peft asks transformers by the old name
 def test_low_rank_adapters_train_a_pretrained_model(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
     """The base stays as it was; the output is an adapter that transformers loads on top of it."""
     pytest.importorskip("peft")
@@ -246,6 +246,8 @@ def test_low_rank_adapters_train_a_pretrained_model(url: str, recipe_file: Write
     assert 0 < result.metrics["trained_parameters"] < result.metrics["parameters"] / 4
     assert result.metrics["last_loss"] < result.metrics["first_loss"]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(base)  # absolute, so that it is found from anywhere
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert any("lora" in name for name, _ in loaded.named_parameters())
 
@@ -309,6 +311,13 @@ def test_each_step_says_how_fast_and_how_full_it_was(url: str, recipe_file: Writ
         assert 0 < entry["packing_fill"] <= 1
         assert entry["learning_rate"] <= 1e-3
     assert result.metrics["seconds"] > 0
+
+
+def test_the_last_step_is_logged_however_few_are(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    result = run(recipe_file(log_steps=4), url, tmp_path / "model")
+    history = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 4, 8, 11]
+    assert result.metrics["tokens"] == 2 * result.metrics["data"]["tokens_per_epoch"]
 
 
 def test_tensorboard_is_reported_to_where_it_is_installed(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
@@ -398,6 +407,15 @@ def test_a_model_that_cannot_be_loaded_says_where_it_was_looked_for(
     assert training_row(url).status == "failed"
 
 
+def test_a_run_that_has_not_finished_is_no_model_yet(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "run.json").write_text("{}")
+    recipe = recipe_file(model={"kind": "pretrained", "path": str(begun)})
+    message = f"cannot load the tokenizer of folder {begun}: its run has not finished"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
+
+
 def test_a_tokenizer_without_eos_is_refused(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
     base = tmp_path / "base"
     run(recipe_file(max_steps=1), url, base)
@@ -462,6 +480,57 @@ def test_memory_that_runs_out_says_what_to_lower(
         "out of memory in step 1; in [train] try, in this order: gradient_checkpointing = true;",
         *("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "m"),
     )
+
+
+def test_a_model_that_does_not_fit_says_so(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+
+    monkeypatch.setattr("trainer.train.check_packing", full)
+    expect_error(
+        'out of memory while the model was loaded; in [train] try, in this order: precision = "bf16"; a smaller model',
+        *("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "m"),
+    )
+
+
+def test_other_errors_of_pytorch_are_not_taken_for_memory(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("trainer.train.check_packing", wrong)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run(recipe_file(), url, tmp_path / "m")
+
+
+def test_trackers_are_looked_at_before_anything_is_made(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    common = ("--db", url, "--output", tmp_path / "m")
+    expect_error("report_to: foo is not supported, only", "--recipe", recipe_file(report_to=["foo"]), *common)
+    if find_spec("wandb") is None:
+        message = "report_to: WandbCallback requires wandb to be installed"
+        expect_error(message, "--recipe", recipe_file(report_to=["wandb"]), *common)
+    assert not (tmp_path / "m").exists()
+
+
+def test_one_process_takes_one_gpu_and_the_recipes_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several GPUs, and whatever accelerate was configured for."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    found = {}
+    for name, table in {
+        "plain": {"precision": "bf16"},
+        "mixed": {"precision": "bf16-mixed"},
+        "qlora": {"precision": "bf16", "lora": {"base_bits": 4}},
+        "fp32": {"precision": "fp32", "lora": {"base_bits": 4}},
+    }.items():
+        settings = train_settings({"model": {"kind": "pretrained", "path": "x"}, **table}, "[train]", 0)
+        arguments = training_arguments(settings, 3, tmp_path)
+        assert arguments._n_gpu == 1
+        found[name] = arguments.mixed_precision
+    assert found == {"plain": "no", "mixed": "bf16", "qlora": "bf16", "fp32": "no"}
 
 
 def test_advice_on_memory_begins_with_what_costs_least() -> None:
