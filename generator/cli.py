@@ -426,6 +426,8 @@ def query(sql: str, recipe_path: str, url: str, as_json: bool) -> None:
     if as_json:
         _print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
+    if not rows:
+        click.echo("no rows", err=True)
     _print_table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
@@ -566,7 +568,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     text = visible(" ".join(text.split()))
     return text if len(text) <= 100 else f"{text[:97]}..."

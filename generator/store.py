@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -209,7 +210,8 @@ def explain(error: DBAPIError) -> str:
     """The driver's reason in one line, with what to do where we know it."""
     if getattr(error.orig, "sqlstate", None) == _DISK_FULL:  # its words differ with how much of a page still fitted
         return "the server's disk is full; free some space there, then run this again; what was stored is intact"
-    reason = " ".join(str(error.orig).split())
+    # Without PostgreSQL's drawing of the place: on one line its caret points nowhere.
+    reason = re.sub(r" LINE \d+: .* \^$", "", " ".join(str(error.orig).split()))
     advice = {
         "database is locked": "another process has held it for a minute; let it finish, then run this again",
         "database or disk is full": "free some space, then run this again; what was stored is intact",
@@ -373,22 +375,16 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
         DatabaseError: it is not valid, or would change something.
     """
     try:
-        with database.engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA query_only = on")
-            else:
-                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-            try:
-                result = connection.execute(sa.text(sql.replace(":", r"\:")))
-                rows = [tuple(row) for row in result] if result.returns_rows else []
-                return list(result.keys()) if result.returns_rows else [], rows
-            finally:
-                if connection.dialect.name == "sqlite":
-                    connection.exec_driver_sql("PRAGMA query_only = off")
+        with database.engine.connect() as connection, _only_reading(connection):
+            result = connection.execute(sa.text(sql.replace(":", r"\:")))
+            rows = [tuple(map(_as_number, row)) for row in result] if result.returns_rows else []
+            return list(result.keys()) if result.returns_rows else [], rows
     except DBAPIError as error:
         reason = explain(error)
         if "readonly" in reason or "read-only" in reason:
             reason = "it would change something, and this command only reads"
+        if re.search("one statement|multiple commands", reason):
+            reason = "one statement at a time"
         missing = re.search(r'no such table: (\S+)|relation "(\S+)" does not exist', reason)
         if missing:
             known = sa.inspect(database.engine)
@@ -396,6 +392,34 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
             near = difflib.get_close_matches(missing[1] or missing[2], names, n=1)
             reason += f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
         raise DatabaseError(f"query: {reason}") from error
+
+
+def _as_number(value: Any) -> Any:
+    """PostgreSQL sums and averages to decimals, which JSON has no word for; SQLite to what is returned here."""
+    if not isinstance(value, Decimal):
+        return value
+    exponent = value.as_tuple().exponent  # a letter where it is no number
+    return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value)
+
+
+@contextmanager
+def _only_reading(connection: sa.Connection) -> Iterator[None]:
+    """Let a connection run single statements that change nothing."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA query_only = on")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("PRAGMA query_only = off")
+        return
+    connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+    # A second statement could follow one that ends the transaction. What is prepared can only be one.
+    driver: Any = connection.connection.dbapi_connection
+    before, driver.prepare_threshold = driver.prepare_threshold, 0
+    try:
+        yield
+    finally:
+        driver.prepare_threshold = before
 
 
 # Recipes

@@ -227,6 +227,15 @@ def test_a_query_cannot_change_anything(database: Database, sql: str) -> None:
     add_snapshot(database, 1)  # and writing works afterwards
 
 
+@pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "COMMIT; CREATE TABLE t (a INTEGER)"])
+def test_a_query_is_one_statement(database: Database, sql: str) -> None:
+    """Else the second could change what the first one ended the transaction for."""
+    with pytest.raises(DatabaseError, match=r"^query: one statement at a time$"):
+        store.run_query(database, sql)
+
+    assert "t" not in sa.inspect(database.engine).get_table_names()
+
+
 @pytest.mark.parametrize(
     ("table", "words"), [("acepted_pairs", "did you mean accepted_pairs?"), ("zzz", "there are .*funnel.*, seeds")]
 )
@@ -239,6 +248,17 @@ def test_a_query_of_a_table_that_is_not_there_is_told_the_right_name(
 
 def test_a_query_answers_columns_and_rows(database: Database) -> None:
     assert store.run_query(database, "SELECT 1 AS a, ':b' AS b") == (["a", "b"], [(1, ":b")])
+
+
+def test_a_query_answers_numbers_alike_on_every_database(database: Database) -> None:
+    """PostgreSQL's own are decimals, which JSON would hold as text."""
+    add_snapshot(database, 3)
+    query = "SELECT sum(position) AS a, avg(position) AS b, round(100.0 * sum(position) / 8, 1) AS c FROM dataset_items"
+
+    (row,) = store.run_query(database, query)[1]
+
+    assert row == (3, 1.0, 37.5)
+    assert [type(value) for value in row] == [int, float, float]
 
 
 def test_text_that_no_database_stores_is_made_storable() -> None:
