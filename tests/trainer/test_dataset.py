@@ -224,9 +224,9 @@ def test_processes_share_a_step_without_overlap(source: PairSource, tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("first", [0, 3])
-def test_workers_read_what_the_process_itself_would(source: PairSource, tmp_path: Path, first: int) -> None:
+def test_workers_read_what_the_process_itself_would(stored: PairSource, tmp_path: Path, first: int) -> None:
     """Each reads ahead the steps that are its turn, also where a run goes on."""
-    steps = make_steps(source, survey(source, make_encoder(), 0.0, tmp_path), read_ahead_rows=8)
+    steps = make_steps(stored, survey(stored, make_encoder(), 0.0, tmp_path), read_ahead_rows=8)
     alone, ahead = (
         [step["micro_batches"][0]["input_ids"].tolist() for step in skip_first_batches(steps.loader(workers), first)]
         for workers in (0, 2)

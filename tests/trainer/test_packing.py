@@ -269,6 +269,15 @@ def test_models_that_keep_packed_examples_apart_are_accepted(name: str) -> None:
     check_packing(models()[name])
 
 
+def test_a_deep_models_rounding_is_not_taken_for_packing_gone_wrong() -> None:
+    """In bf16 single logits are off by a sixth of their spread here, though the examples are apart."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 24}
+    config = LlamaConfig(**shape, vocab_size=400, num_attention_heads=4, initializer_range=0.2)
+    config._attn_implementation = "sdpa"
+    check_packing(LlamaForCausalLM(config).to(torch.bfloat16))
+
+
 def test_a_model_that_waits_on_the_cpu_is_tried_without_flash_attention() -> None:
     """As one is that will be sharded over GPUs."""
     model = models()["llama"]
@@ -278,7 +287,8 @@ def test_a_model_that_waits_on_the_cpu_is_tried_without_flash_attention() -> Non
     assert model.config._attn_implementation == "flash_attention_2"
 
 
-def test_a_model_that_mixes_packed_examples_is_refused() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_mixes_packed_examples_is_refused(dtype: torch.dtype) -> None:
     """GPT-2's positions are honoured; one whose mask is given as all ones is not kept apart."""
 
     class Mixing(GPT2LMHeadModel):
@@ -286,6 +296,7 @@ def test_a_model_that_mixes_packed_examples_is_refused() -> None:
             mask = torch.ones_like(input_ids)
             return super().forward(input_ids=input_ids, attention_mask=mask, **kwargs)
 
-    model = Mixing(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    model: Any = Mixing(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    model = model.to(dtype)
     with pytest.raises(ModelUnfit, match=r"set \[train\] packing = false"):
         check_packing(model)
