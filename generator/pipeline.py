@@ -375,14 +375,14 @@ def choice_of_seeds(database: Database, pipeline: Pipeline) -> tuple[int, int, i
     kept = _kept_seeds(pipeline).add_columns(models.PipelineSeed.chosen)
     chosen = work.rows_of(pipeline.chain, None)
     limit = pipeline.recipe.seeds.limit or None
-    with database.reading() as session:
+    with database.counting() as session:
         before = session.scalar(sa.select(sa.func.count()).select_from(chosen.subquery())) or 0
         if unseen:
             mine = set(session.scalars(chosen))
             wanted = sorted({*unseen, *session.scalars(kept)})[:limit]
             stay, come = sum(id in mine for id in wanted), sum(id not in mine for id in wanted)
         else:
-            wanted_rows = kept.order_by(models.PipelineSeed.seed_id).limit(limit).subquery()
+            wanted_rows = (kept.order_by(models.PipelineSeed.seed_id).limit(limit) if limit else kept).subquery()
             counts = sa.select(wanted_rows.c.chosen, sa.func.count()).group_by(wanted_rows.c.chosen)
             found: dict[bool, int] = {bool(is_chosen): count for is_chosen, count in session.execute(counts)}
             stay, come = found.get(True, 0), found.get(False, 0)
@@ -414,7 +414,7 @@ def _unjudged_seeds(database: Database, pipeline: Pipeline) -> Iterator[list[mod
     while True:
         ids = unjudged.where(member.seed_id > after).limit(work.PAGE_ROWS)
         query = sa.select(models.Seed).where(models.Seed.id.in_(ids)).order_by(models.Seed.id)
-        with database.reading() as session:
+        with database.counting() as session:
             page = list(session.scalars(query))
         if not page:
             return

@@ -132,7 +132,7 @@ def _count_source(pipeline: Pipeline, say: Callable[[str], None]) -> int:
 
 def _count_judged(database: Database, pipeline: Pipeline, selection: str | None) -> int:
     """The responses that a selection has gone through; `selection` is its recipe id."""
-    with database.reading() as session:
+    with database.counting() as session:
         row = session.get(models.Pipeline, pipeline.name)
         # What was selected so before the last build was not frozen last: it is gone through again.
         if row is None or row.selection_recipe_id is None or row.selection_recipe_id != selection:

@@ -219,7 +219,7 @@ def count_down_to(database: Database, chain: Chain, last: str) -> dict[str, Coun
             usable[stage] = usable_of(chain, JUDGE).cte("judged_worth")
         else:
             usable[stage] = sa.select(level.table.id).where(*mine, level.table.error.is_(None)).cte(f"usable_{stage}")
-    with database.reading() as session:
+    with database.counting() as session:
         found = iter(session.execute(sa.select(*counts)).one())
         return {stage: Count(next(found), int(next(found) or 0)) for stage in stages}
 
@@ -229,14 +229,14 @@ def count_programs(
 ) -> tuple[int, int]:
     """Count the distinct programs of a chain's responses: those that `count_unrun` counts, and all."""
     unrun = count_unrun(database, chain, recipe_id, responses)
+    if recipe_id is None:
+        return unrun, unrun
     if _has_all_responses(database, chain, responses()):
-        # Counted as rows of their own: a database sorts what it counts as distinct, and the index is in order.
-        programs = sa.select(Response.program_key).where(*_programs_of_recipe(chain)).distinct().subquery()
-        query: Any = sa.select(sa.func.count()).select_from(programs)
+        query = _distinct_of_recipe(chain)
     else:
         mine = rows_of(chain, "responses").where(Response.program_key.is_not(None))
         query = mine.with_only_columns(sa.func.count(Response.program_key.distinct()))
-    with database.reading() as session:
+    with database.counting() as session:
         return unrun, session.scalar(query) or 0
 
 
@@ -253,9 +253,9 @@ def count_unrun(
     """
     of_recipe = _programs_of_recipe(chain)
     programs = sa.func.count(Response.program_key.distinct())
-    with database.reading() as session:
+    with database.counting() as session:
         if recipe_id is None:
-            unrun = session.scalar(sa.select(programs).where(*of_recipe)) or 0
+            unrun = session.scalar(_distinct_of_recipe(chain)) or 0
         else:
             unrun = _count_unrun_of_recipe(session, of_recipe, recipe_id)
     # Where the chain has all responses of the recipe, these are its programs. Only where it has some must every row be
@@ -264,7 +264,7 @@ def count_unrun(
         database, chain, responses() if responses else count(database, chain, "responses").rows
     ):
         run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
-        with database.reading() as session:
+        with database.counting() as session:
             query = rows_of(chain, "responses").where(Response.program_key.is_not(None), ~run)
             unrun = session.scalar(query.with_only_columns(programs)) or 0
     return unrun
@@ -272,8 +272,15 @@ def count_unrun(
 
 def _has_all_responses(database: Database, chain: Chain, rows: int) -> bool:
     of_recipe = sa.select(sa.func.count()).select_from(Response)
-    with database.reading() as session:
+    with database.counting() as session:
         return session.scalar(of_recipe.where(Response.recipe_id == chain.recipes["responses"])) == rows
+
+
+def _distinct_of_recipe(chain: Chain) -> sa.Select[Any]:
+    """Count the programs of a recipe's responses."""
+    # As rows of their own: a database sorts what it counts as distinct, and the index is in order.
+    programs = sa.select(Response.program_key).where(*_programs_of_recipe(chain)).distinct().subquery()
+    return sa.select(sa.func.count()).select_from(programs)
 
 
 def _programs_of_recipe(chain: Chain) -> tuple[Any, ...]:
