@@ -73,6 +73,7 @@ def varlen_attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = fused_kernel() if cu_seq_lens_q is not None and not dropout and _suits(query) else None
     if kernel is not None:
+        left = -1 if sliding_window is None or max_length_q <= sliding_window else sliding_window - 1
         mixed = kernel(
             *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),
             cu_seq_lens_q,
@@ -80,7 +81,7 @@ def varlen_attention(
             max_length_q,
             max_length_q,
             scale=scaling,
-            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+            window_size=(left, 0),  # without a window it is the plain causal kernel
             enable_gqa=key.shape[1] != query.shape[1],
         )
         return mixed.unsqueeze(0), None

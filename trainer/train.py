@@ -269,6 +269,12 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
             raise ModelUnfit(
                 '[train] optimizer = "adafactor" needs whole matrices, and FSDP cuts them up: set optimizer = "adamw"'
             )
+        sharded = checkpoint is not None and any(checkpoint.glob("pytorch_model_fsdp*"))
+        if checkpoint is not None and sharded != trainer.is_fsdp_enabled:
+            raise ModelUnfit(
+                f"{checkpoint} was written {'with' if sharded else 'without'} FSDP; go on as the run was begun, or "
+                "give another --output"
+            )
         with _told_when_full(lambda: out_of_memory_advice(settings, trainer.state.global_step)):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.is_fsdp_enabled:  # whatever its checkpoints are, the model is for everyone to load

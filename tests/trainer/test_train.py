@@ -381,6 +381,18 @@ def test_another_recipes_checkpoint_is_not_overwritten(url: str, recipe_file: Wr
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
+def test_a_sharded_runs_checkpoint_is_not_read_as_a_whole_one(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path
+) -> None:
+    recipe, output = recipe_file(save_steps=2, max_steps=3), tmp_path / "model"
+    run(recipe, url, output)
+    described = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**described, "metrics": None}))
+    (output / "checkpoint-2" / "pytorch_model_fsdp_0").mkdir()
+    message = f"{output / 'checkpoint-2'} was written with FSDP; go on as the run was begun, or give another --output"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", output)
+
+
 def test_a_folder_with_other_files_is_not_taken(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
     output = tmp_path / "thesis"
     output.mkdir()
