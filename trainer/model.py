@@ -332,12 +332,23 @@ def _embedding(model: PreTrainedModel) -> torch.Tensor:
 
 
 def attention_name(settings: TrainSettings) -> str:
-    """What transformers calls the attention that is asked for."""
+    """What transformers calls the attention that is asked for.
+
+    Raises:
+        ModelUnfit: it cannot be had on this machine, or in this precision.
+    """
     chosen = settings.attention
+    modern = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8,)
+    flash = modern and is_flash_attn_2_available() and settings.precision != "fp32"
     if chosen == "auto":
-        flash = is_flash_attn_2_available() and settings.precision != "fp32"
-        flash = flash and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8,)
         chosen = "flash_attention_2" if flash else "sdpa" if settings.compile else "varlen"
+    if chosen == "flash_attention_2" and not flash:
+        raise ModelUnfit(
+            '[train] attention = "flash_attention_2" needs a GPU (Ampere or later), flash-attn (pip install flash-attn) '
+            'and precision = "bf16" or "bf16-mixed"; "auto" takes what there is'
+        )
+    if chosen == "flex_attention" and not torch.cuda.is_available():
+        raise ModelUnfit('[train] attention = "flex_attention" trains on a GPU only; "auto" takes what there is')
     if chosen == "varlen":
         attention.register()
         return attention.NAME

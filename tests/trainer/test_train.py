@@ -461,6 +461,11 @@ def test_a_loss_that_is_no_number_stops_the_run(url: str, recipe_file: WriteReci
     [
         ({"lora": {"base_bits": 4}}, "lora base_bits = 4 needs bitsandbytes: pip install bitsandbytes"),
         ({"cross_entropy": "liger"}, "needs a GPU and liger-kernel (pip install liger-kernel)"),
+        (
+            {"attention": "flash_attention_2"},
+            'attention = "flash_attention_2" needs a GPU (Ampere or later), flash-attn',
+        ),
+        ({"attention": "flex_attention"}, 'attention = "flex_attention" trains on a GPU only'),
         ({"compile": True}, "compile = true needs a C++ compiler, and no g++ or clang++ is on PATH"),
     ],
 )
@@ -475,6 +480,7 @@ def test_what_a_setting_needs_and_is_not_there_is_named(
     base = tmp_path / "base"
     run(recipe_file(max_steps=1), url, base)
     monkeypatch.setattr("trainer.model.find_spec", lambda name: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     recipe = recipe_file(model={"kind": "pretrained", "path": str(base)}, **changes)
