@@ -348,18 +348,26 @@ def choose_seeds(database: Database, pipeline: Pipeline, progress: Progress | No
             _seed_keeper(session, pipeline).settle(row["subject_id"] for row in judged if row["kept"])
         if progress:
             progress.advance(_SEED_FILTERS, len(batch))
+    stay, come, go = _count_choice(database, pipeline)
+    if come or go:
+        _make_choice(database, pipeline)
+    if progress:
+        progress.end(_SEED_FILTERS, f"{stay + come} chosen")
+    return stay + come
+
+
+def _make_choice(database: Database, pipeline: Pipeline) -> None:
     member = models.PipelineSeed
-    kept = _kept_seeds(pipeline).order_by(member.seed_id).limit(pipeline.recipe.seeds.limit or None)
-    wanted = member.seed_id.in_(sa.select(kept.subquery().c.seed_id))
     mine = member.pipeline == pipeline.name
+    wanted = sa.select(_wanted_seeds(pipeline).subquery().c.seed_id)
+    chosen = sa.select(member.seed_id).where(mine, member.chosen)
     with database.writing() as session:
         take_turns(session, f"seeds of {pipeline.name}")
-        changed = sa.update(member).where(mine, member.chosen != wanted).values(chosen=~member.chosen)
-        session.execute(changed, execution_options={"synchronize_session": False})
-        count = session.scalar(sa.select(sa.func.count()).select_from(member).where(mine, member.chosen)) or 0
-    if progress:
-        progress.end(_SEED_FILTERS, f"{count} chosen")
-    return count
+        # Those that come and those that go, each as a set: asked of one seed after the other whether it is wanted,
+        # PostgreSQL goes through a list that does not fit into its memory each time.
+        for ids, becomes in ((sa.except_(wanted, chosen), True), (sa.except_(chosen, wanted), False)):
+            changed = sa.update(member).where(mine, member.seed_id.in_(ids)).values(chosen=becomes)
+            session.execute(changed, execution_options={"synchronize_session": False})
 
 
 def choice_of_seeds(database: Database, pipeline: Pipeline) -> tuple[int, int, int]:
@@ -372,21 +380,31 @@ def choice_of_seeds(database: Database, pipeline: Pipeline) -> tuple[int, int, i
     for seeds in _unjudged_seeds(database, pipeline):
         records = zip(seeds, _records(seeds), strict=True)
         unseen += [seed.id for seed, record in records if judge(record, pipeline.asked_of_seeds) is None]
-    kept = _kept_seeds(pipeline).add_columns(models.PipelineSeed.chosen)
-    chosen = work.rows_of(pipeline.chain, None)
-    limit = pipeline.recipe.seeds.limit or None
+    if not unseen:
+        return _count_choice(database, pipeline)
     with database.counting() as session:
-        before = session.scalar(sa.select(sa.func.count()).select_from(chosen.subquery())) or 0
-        if unseen:
-            mine = set(session.scalars(chosen))
-            wanted = sorted({*unseen, *session.scalars(kept)})[:limit]
-            stay, come = sum(id in mine for id in wanted), sum(id not in mine for id in wanted)
-        else:
-            wanted_rows = (kept.order_by(models.PipelineSeed.seed_id).limit(limit) if limit else kept).subquery()
-            counts = sa.select(wanted_rows.c.chosen, sa.func.count()).group_by(wanted_rows.c.chosen)
-            found: dict[bool, int] = {bool(is_chosen): count for is_chosen, count in session.execute(counts)}
-            stay, come = found.get(True, 0), found.get(False, 0)
-    return stay, come, before - stay
+        chosen = set(session.scalars(work.rows_of(pipeline.chain, None)))
+        wanted = sorted({*unseen, *session.scalars(_kept_seeds(pipeline))})[: pipeline.recipe.seeds.limit or None]
+    stay = sum(id in chosen for id in wanted)
+    return stay, len(wanted) - stay, len(chosen) - stay
+
+
+def _count_choice(database: Database, pipeline: Pipeline) -> tuple[int, int, int]:
+    """Count the seeds that stay chosen, come in and go; all of them were judged."""
+    chosen = work.rows_of(pipeline.chain, None).subquery()
+    wanted = _wanted_seeds(pipeline).add_columns(models.PipelineSeed.chosen).subquery()
+    with database.counting() as session:
+        before = session.scalar(sa.select(sa.func.count()).select_from(chosen)) or 0
+        counts = sa.select(wanted.c.chosen, sa.func.count()).group_by(wanted.c.chosen)
+        found: dict[bool, int] = {bool(is_chosen): count for is_chosen, count in session.execute(counts)}
+    stay = found.get(True, 0)
+    return stay, found.get(False, 0), before - stay
+
+
+def _wanted_seeds(pipeline: Pipeline) -> sa.Select[Any]:
+    """Select the gathered seeds that are to be chosen: those that passed the filters, up to the limit."""
+    kept, limit = _kept_seeds(pipeline), pipeline.recipe.seeds.limit
+    return kept.order_by(models.PipelineSeed.seed_id).limit(limit) if limit else kept
 
 
 def _kept_seeds(pipeline: Pipeline) -> sa.Select[Any]:
