@@ -30,6 +30,7 @@ from trainer.attention import fused_kernel
 from trainer.chat import Encoder, prepare_tokenizer
 from trainer.config import ModelSettings, TemplateSettings, TrainSettings
 from trainer.dataset import Steps, in_order
+from trainer.flops import peak_flops
 from trainer.loop import StepTrainer, quiet_libraries
 from trainer.model import attention_name, check_packing, choose_loss, cost_of, learn_tokenizer
 from trainer.train import training_arguments
@@ -68,7 +69,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--lengths", choices=("full", "pipeline"), default="full")
     parser.add_argument("--optimizer", choices=("adamw", "adafactor"), default="adamw")
-    parser.add_argument("--attention", default="auto", help="as in a recipe")
+    parser.add_argument(
+        "--attention", choices=("auto", "varlen", "sdpa", "flash_attention_2"), default="auto", help="as in a recipe"
+    )
     parser.add_argument("--cross-entropy", choices=("auto", "plain", "chunked", "liger"), default="auto")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--gradient-checkpointing", action="store_true")
@@ -135,6 +138,7 @@ def train(
         "pytorch_varlen_kernel": fused_kernel() is not None and device.type == "cuda",
         "cross_entropy_used": choose_loss(model, settings),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+        "bf16_peak_flops": peak_flops(torch.cuda.get_device_name()) if device.type == "cuda" else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
