@@ -344,8 +344,8 @@ def attention_name(settings: TrainSettings) -> str:
         chosen = "flash_attention_2" if flash else "sdpa" if settings.compile else "varlen"
     if chosen == "flash_attention_2" and not flash:
         raise ModelUnfit(
-            '[train] attention = "flash_attention_2" needs a GPU (Ampere or later), flash-attn (pip install flash-attn), '
-            'and precision = "bf16" or "bf16-mixed"; "auto" takes what there is'
+            '[train] attention = "flash_attention_2" needs a GPU (Ampere or later), flash-attn (pip install '
+            'flash-attn), and precision = "bf16" or "bf16-mixed"; "auto" takes what there is'
         )
     if chosen == "flex_attention" and not torch.cuda.is_available():
         raise ModelUnfit('[train] attention = "flex_attention" trains on a GPU only; "auto" takes what there is')
