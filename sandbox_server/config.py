@@ -50,9 +50,9 @@ class ServerConfig:
         max_message_bytes: largest request and largest response. A quarter of it bounds `limits.output_bytes`.
         queue_size: calls of Execute that may wait for a slot; one more is refused with RESOURCE_EXHAUSTED.
         queue_bytes: what all requests that wait or run may hold in memory together.
-        max_streams: calls of ExecuteStream at once.
+        max_streams: calls of ExecuteStream and ExecuteBatches at once.
         max_streams_per_client: of these, by one client.
-        stream_window: programs in flight on one ExecuteStream.
+        stream_window: programs in flight on one of them.
         max_memory_pressure_percent: share of the last 10 s in which some process of the host waited for memory (PSI).
             Above it programs run one at a time, instead of failing for want of it; 0 never looks.
         max_cpu_pressure_percent: the same for processors. Off by default: a busy sandbox makes that pressure itself,

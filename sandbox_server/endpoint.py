@@ -1,7 +1,7 @@
-"""The client's side of one server: a connection, and one ExecuteStream that carries all runs.
+"""The client's side of one server: a connection, and one ExecuteBatches that carries all runs.
 
-A stream costs client and server half of what as many single calls cost, and each run on it keeps a deadline and a
-cancellation of its own.
+A stream costs client and server half of what as many single calls cost, and less where runs travel together; each run
+on it keeps a deadline and a cancellation of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sandbox_server.settings import SettingsError
 from sandbox_server.statuses import error_of
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.v1 import sandbox_pb2_grpc as pb_grpc
-from sandbox_server.wire import CLIENT_KEY, MAX_MESSAGE_KEY, SERVICE, WINDOW_KEY
+from sandbox_server.wire import CLIENT_KEY, ENVELOPE_BYTES, MAX_MESSAGE_KEY, SERVICE, TOGETHER_BYTES, WINDOW_KEY
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _WATCH_AGAIN_S = 0.5
@@ -84,7 +84,7 @@ class Endpoint:
             SandboxError: it was refused, the server went away, or `timeout_s` passed.
         """
         if self._stream is None or self._stream.ended:
-            self._stream = _Stream(self._stub.ExecuteStream(metadata=self._metadata))
+            self._stream = _Stream(self._stub.ExecuteBatches(metadata=self._metadata))
         self.in_flight += 1
         try:
             return await self._stream.run(request, timeout_s)
@@ -134,12 +134,12 @@ class Endpoint:
 
 
 class _Stream:
-    """One ExecuteStream: two tasks, one that writes and one that reads, and a future for each run.
+    """One ExecuteBatches: two tasks, one that writes and one that reads, and a future for each run.
 
     Nothing but these tasks touches the call: cancelling a read or a write would end the whole stream.
     """
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[pb.ExecuteRequest, pb.ExecuteResponse]) -> None:
+    def __init__(self, call: grpc.aio.StreamStreamCall[pb.ExecuteRequests, pb.ExecuteResponses]) -> None:
         self.ended = False
         self._call = call
         self._loop = asyncio.get_running_loop()
@@ -197,32 +197,41 @@ class _Stream:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._cancellations:
-                    await self._call.write(pb.ExecuteRequest(request_id=self._cancellations.popleft(), cancel=True))
-                while self._outgoing and len(self._sent) < self._window and not self._cancellations:
-                    await self._send(self._outgoing.popleft())
-                if self._cancellations:
-                    self._wake.set()
+                while requests := self._next():
+                    await self._call.write(pb.ExecuteRequests(requests=requests))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the reader learns the same, with the reason
 
-    async def _send(self, request: pb.ExecuteRequest) -> None:
-        name = request.request_id
-        answer = self._answers.get(name)
-        if answer is None or answer.done():  # given up before it was sent
-            return
-        if self._max_message_bytes and request.ByteSize() > self._max_message_bytes:
-            problem = f"is {request.ByteSize()} bytes, more than the server takes: {self._max_message_bytes}"
-            answer.set_exception(InvalidJob("request", problem))
-            return
-        self._sent.add(name)
-        await self._call.write(request)
+    def _next(self) -> list[pb.ExecuteRequest]:
+        """What travels next: word of those given up, then what the window and a message have room for."""
+        requests = [pb.ExecuteRequest(request_id=name, cancel=True) for name in self._cancellations]
+        self._cancellations.clear()
+        room = TOGETHER_BYTES
+        while self._outgoing and len(self._sent) < self._window:
+            request = self._outgoing[0]
+            answer = self._answers.get(request.request_id)
+            size = request.ByteSize()
+            if answer is None or answer.done():  # given up before it was sent
+                self._outgoing.popleft()
+            elif self._max_message_bytes and size > self._max_message_bytes:
+                self._outgoing.popleft()
+                problem = f"is {size} bytes, more than the server takes: {self._max_message_bytes}"
+                answer.set_exception(InvalidJob("request", problem))
+            elif requests and size + ENVELOPE_BYTES > room:
+                break
+            else:
+                self._outgoing.popleft()
+                self._sent.add(request.request_id)
+                requests.append(request)
+                room -= size + ENVELOPE_BYTES
+        return requests
 
     async def _read_all(self) -> None:
         error: SandboxError = Unavailable("the server ended the stream")
         try:
-            while isinstance(response := await self._call.read(), pb.ExecuteResponse):  # else it is EOF
-                self._answered(response)
+            while isinstance(message := await self._call.read(), pb.ExecuteResponses):  # else it is EOF
+                for response in message.responses:
+                    self._answered(response)
             status = await self._call.code()
             if status is not grpc.StatusCode.OK:
                 error = error_of(status, await self._call.details(), await self._call.trailing_metadata())

@@ -26,7 +26,7 @@ from sandbox_server.sandbox import Sandbox
 from sandbox_server.servicer import SandboxServicer
 from sandbox_server.settings import SettingsError
 from sandbox_server.tracing import tracing
-from sandbox_server.wire import SERVICE
+from sandbox_server.wire import ENVELOPE_BYTES, SERVICE
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
     server = grpc.aio.server(
         interceptors=[RequireToken(read_token(config.token_file))] if config.token_file else [],
         options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.max_receive_message_length", config.max_message_bytes + ENVELOPE_BYTES),
+            ("grpc.max_send_message_length", config.max_message_bytes + ENVELOPE_BYTES),
             ("grpc.so_reuseport", 0),  # or a second server would silently share the port
             ("grpc.keepalive_time_ms", 60_000),  # a client whose machine is gone does not hold a stream for ever
             ("grpc.keepalive_timeout_ms", 20_000),

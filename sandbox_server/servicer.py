@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from sandbox_server.jobs import Job, Outcome, SandboxInfo
 from sandbox_server.records import CallRecord, Listener
 from sandbox_server.sandbox import Sandbox
 from sandbox_server.statuses import Context, code_of, errors_to_status
-from sandbox_server.streams import Stream
+from sandbox_server.streams import BatchStream, Stream
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.validation import validate
 from sandbox_server.wire import (
@@ -34,10 +35,12 @@ from sandbox_server.wire import (
     job_from_wire,
     outcome_to_wire,
     request_from_bytes,
+    requests_from_bytes,
 )
 
 _LOCAL_PEERS = ("unix:", "ipv4:127.", "ipv6:%5B::1%5D")
 _MAX_CLIENT_CHARACTERS = 64
+_MANY_PER_SLOT = 16  # programs in flight: no slot is idle while some milliseconds' answers are collected
 # Nothing is wrong with the job, nor for good with the host: try again, or elsewhere.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, errno.EDQUOT})
 
@@ -92,12 +95,21 @@ class SandboxServicer:
     @errors_to_status
     async def execute_stream(self, _requests: object, context: Context) -> None:
         """Run any number of programs on one call."""
+        await self._serve(Stream, context)
+
+    @errors_to_status
+    async def execute_batches(self, _requests: object, context: Context) -> None:
+        """Run any number of programs on one call, several in a message."""
+        many = _MANY_PER_SLOT * self._info.slots
+        await self._serve(functools.partial(BatchStream, many=many), context)
+
+    async def _serve(self, kind: Callable[..., Stream], context: Context) -> None:
         caller = self._caller(context)
 
         async def run(request: pb.ExecuteRequest, remaining_s: float | None) -> pb.ExecuteResponse:
             return await self._run(request, caller, remaining_s, patient=True)
 
-        stream = Stream(run, context, self._config.stream_window, self._config.queue_bytes // self._config.max_streams)
+        stream = kind(run, context, self._config.stream_window, self._config.queue_bytes // self._config.max_streams)
         with self._counted(), self._registered(stream, caller.name):
             await context.send_initial_metadata(
                 (
@@ -136,6 +148,11 @@ class SandboxServicer:
                 self.execute_stream,
                 request_deserializer=request_from_bytes,
                 response_serializer=pb.ExecuteResponse.SerializeToString,
+            ),
+            "ExecuteBatches": grpc.stream_stream_rpc_method_handler(
+                self.execute_batches,
+                request_deserializer=requests_from_bytes,
+                response_serializer=pb.ExecuteResponses.SerializeToString,
             ),
             "GetInfo": grpc.unary_unary_rpc_method_handler(
                 self.get_info,

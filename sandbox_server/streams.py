@@ -1,15 +1,20 @@
-"""The server's side of one ExecuteStream: any number of programs in flight, answered as they finish."""
+"""The server's side of a call that carries any number of programs, each answered as it finishes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import grpc
 
 from sandbox_server.errors import DeadlineExceeded, InvalidJob, Overloaded, Unavailable
 from sandbox_server.statuses import Context, status_of
 from sandbox_server.v1 import sandbox_pb2 as pb
+from sandbox_server.wire import ENVELOPE_BYTES, TOGETHER_BYTES
+
+_TOGETHER_S = 0.016  # that answers wait for others: a few programs' time, where many more wait for a slot
 
 Run = Callable[[pb.ExecuteRequest, float | None], Awaitable[pb.ExecuteResponse]]
 
@@ -33,7 +38,9 @@ class Stream:
         self._held = 0
         self._held_bytes = 0
         self._released = asyncio.Event()
-        self._answers: asyncio.Queue[tuple[pb.ExecuteResponse, int] | None] = asyncio.Queue()
+        self._answers: deque[tuple[pb.ExecuteResponse, int]] = deque()  # with what their requests hold
+        self._to_write = asyncio.Event()
+        self._complete = False
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
         self._reader: asyncio.Task[None] | None = None
@@ -51,7 +58,8 @@ class Stream:
             await asyncio.wait([self._reader])
             while self._runs:
                 await asyncio.wait(self._runs.values())
-            self._answers.put_nowait(None)
+            self._complete = True
+            self._to_write.set()
         if self._draining:
             raise Unavailable("the server is draining")
 
@@ -63,36 +71,45 @@ class Stream:
 
     async def _read_all(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
-            request = await self._context.read()
-            if request is grpc.aio.EOF:
+            message = await self._context.read()
+            if message is grpc.aio.EOF:
                 return
-            if isinstance(request, InvalidJob):
-                await self._room(0)
-                self._held += 1
-                self._answers.put_nowait((_refusal(request), 0))
+            if isinstance(message, InvalidJob):
+                await self._hold(0)
+                self._answer(_refusal(message), 0)
                 continue
-            request_id = request.request_id
-            if request.cancel:
-                if request_id in self._runs and request_id not in self._cancelled:
-                    self._cancelled.add(request_id)
-                    self._runs[request_id].cancel()
-                continue
-            size = request.ByteSize()
-            await self._room(size)
-            self._held += 1
-            self._held_bytes += size
-            if not request_id or request_id in self._runs:
-                problem = "is empty" if not request_id else "is that of another request in flight"
-                refusal = _refusal(InvalidJob("request_id", f"{problem}; a stream's answers are told apart by it"))
-                refusal.request_id = request_id
-                self._answers.put_nowait((refusal, size))
-                continue
+            for request in self._requests(message):
+                await self._take(request, tasks)
+
+    def _requests(self, message: Any) -> Iterable[pb.ExecuteRequest]:
+        """What a message carries."""
+        return (message,)
+
+    async def _take(self, request: pb.ExecuteRequest, tasks: asyncio.TaskGroup) -> None:
+        request_id = request.request_id
+        if request.cancel:
+            await asyncio.sleep(0)  # it may have come with its request: a task that has not begun would answer nothing
+            if request_id in self._runs and request_id not in self._cancelled:
+                self._cancelled.add(request_id)
+                self._runs[request_id].cancel()
+            return
+        size = request.ByteSize()
+        await self._hold(size)
+        if not request_id or request_id in self._runs:
+            problem = "is empty" if not request_id else "is that of another request in flight"
+            refusal = _refusal(InvalidJob("request_id", f"{problem}; a stream's answers are told apart by it"))
+            refusal.request_id = request_id
+            self._answer(refusal, size)
+        else:
             self._runs[request_id] = tasks.create_task(self._run(request, size))
 
-    async def _room(self, size: int) -> None:
+    async def _hold(self, size: int) -> None:
+        """Wait until there is room for a request, and take it."""
         while self._held and (self._held >= self._window or self._held_bytes + size > self._window_bytes):
             self._released.clear()
             await self._released.wait()
+        self._held += 1
+        self._held_bytes += size
 
     async def _run(self, request: pb.ExecuteRequest, size: int) -> None:
         request_id = request.request_id
@@ -111,7 +128,11 @@ class Stream:
             del self._runs[request_id]
             self._cancelled.discard(request_id)
         answer.request_id = request_id
-        self._answers.put_nowait((answer, size))
+        self._answer(answer, size)
+
+    def _answer(self, answer: pb.ExecuteResponse, size: int) -> None:
+        self._answers.append((answer, size))
+        self._to_write.set()
 
     async def _run_in_time(self, request: pb.ExecuteRequest, timeout_s: float) -> pb.ExecuteResponse:
         if timeout_s <= 0:
@@ -123,12 +144,57 @@ class Stream:
             raise DeadlineExceeded(f"timeout_ms, {request.timeout_ms}, passed before the run ended") from None
 
     async def _write_all(self) -> None:
-        while (entry := await self._answers.get()) is not None:
-            answer, size = entry
-            await self._context.write(answer)
-            self._held -= 1
-            self._held_bytes -= size
-            self._released.set()
+        while True:
+            await self._to_write.wait()
+            self._to_write.clear()
+            while self._answers:
+                await self._write_next()
+            if self._complete:
+                return
+
+    async def _write_next(self) -> None:
+        """Write a message."""
+        answer, size = self._answers.popleft()
+        await self._context.write(answer)
+        self._release(1, size)
+
+    def _release(self, answers: int, size: int) -> None:
+        self._held -= answers
+        self._held_bytes -= size
+        self._released.set()
+
+
+class BatchStream(Stream):
+    """One call of ExecuteBatches: a message carries any number of requests, or of answers.
+
+    Args:
+        many: while so many are in flight, answers wait for others to travel with: the slots have work meanwhile, and
+            a message costs server and client more than what is in it.
+    """
+
+    def __init__(self, run: Run, context: Context, window: int, window_bytes: int, many: int) -> None:
+        super().__init__(run, context, window, window_bytes)
+        self._many = many
+
+    def _requests(self, message: Any) -> Iterable[pb.ExecuteRequest]:
+        requests: Iterable[pb.ExecuteRequest] = message.requests
+        return requests
+
+    async def _write_next(self) -> None:
+        if len(self._runs) >= self._many:
+            await asyncio.sleep(_TOGETHER_S)
+        message = pb.ExecuteResponses()
+        room, held = TOGETHER_BYTES, 0
+        while self._answers and (room > 0 or not message.responses):
+            answer, size = self._answers[0]
+            room -= answer.ByteSize() + ENVELOPE_BYTES
+            if room < 0 and message.responses:
+                break
+            self._answers.popleft()
+            message.responses.append(answer)
+            held += size
+        await self._context.write(message)
+        self._release(len(message.responses), held)
 
 
 def _refusal(error: Exception, request_id: str = "") -> pb.ExecuteResponse:

@@ -37,9 +37,12 @@ T = TypeVar("T")
 SERVICE = pb.DESCRIPTOR.services_by_name["SandboxService"].full_name
 # Metadata. Clients on one machine share an address, so they may say which of them they are; fairness goes by that.
 CLIENT_KEY = "sandbox-client"
-# How many requests the server holds of one ExecuteStream, and how large each may be.
+# How many requests the server holds of one stream, and how large each may be.
 WINDOW_KEY = "sandbox-stream-window"
 MAX_MESSAGE_KEY = "sandbox-max-message-bytes"
+# What a message of several adds to each, and how large it gets before what is left goes into the next.
+ENVELOPE_BYTES = 16
+TOGETHER_BYTES = 1 << 20
 DEFAULT_RUNTIME = "python"
 LIMIT_FIELDS = tuple(field.name for field in dataclasses.fields(Limits))
 
@@ -131,6 +134,14 @@ def request_from_bytes(data: bytes) -> pb.ExecuteRequest | InvalidJob:
         return pb.ExecuteRequest.FromString(data)
     except DecodeError:
         return InvalidJob("request", "is not an ExecuteRequest: its bytes do not parse, or a text field is not UTF-8")
+
+
+def requests_from_bytes(data: bytes) -> pb.ExecuteRequests | InvalidJob:
+    """The same for requests that travel together."""
+    try:
+        return pb.ExecuteRequests.FromString(data)
+    except DecodeError:
+        return InvalidJob("requests", "are not ExecuteRequests: their bytes do not parse, or a text field is not UTF-8")
 
 
 # ------------------------------------------------------------------------------------------------------------ outcomes

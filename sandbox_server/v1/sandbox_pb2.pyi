@@ -57,6 +57,18 @@ ASSURANCE_EXIT_CLEAN: Assurance
 ASSURANCE_TESTS_COMPLETED: Assurance
 ASSURANCE_TESTS_JUDGED: Assurance
 
+class ExecuteRequests(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ExecuteRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ExecuteRequest, _Mapping]]] = ...) -> None: ...
+
+class ExecuteResponses(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[ExecuteResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[ExecuteResponse, _Mapping]]] = ...) -> None: ...
+
 class ExecuteRequest(_message.Message):
     __slots__ = ("request_id", "runtime", "code", "tests", "expect_tests", "argv", "stdin", "files", "env", "collect", "limits", "judge", "entry_point", "random_seed", "repeat", "cache", "timeout_ms", "cancel")
     class EnvEntry(_message.Message):

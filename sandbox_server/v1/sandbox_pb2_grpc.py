@@ -45,6 +45,11 @@ class SandboxServiceStub(object):
                 request_serializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
+        self.ExecuteBatches = channel.stream_stream(
+                '/sandbox_server.v1.SandboxService/ExecuteBatches',
+                request_serializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteRequests.SerializeToString,
+                response_deserializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteResponses.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/sandbox_server.v1.SandboxService/GetInfo',
                 request_serializer=sandbox__server_dot_v1_dot_sandbox__pb2.GetInfoRequest.SerializeToString,
@@ -77,6 +82,15 @@ class SandboxServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExecuteBatches(self, request_iterator, context):
+        """ExecuteStream for many programs at once: a message carries any number of requests, or of answers, and costs both
+        sides little more than one of them would. Together they may be as large as one. While far more programs are in
+        flight than run at once, an answer waits some milliseconds for others to travel with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """What this server is, what it can run, and the isolation that is really in force.
         """
@@ -96,6 +110,11 @@ def add_SandboxServiceServicer_to_server(servicer, server):
                     servicer.ExecuteStream,
                     request_deserializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteRequest.FromString,
                     response_serializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteResponse.SerializeToString,
+            ),
+            'ExecuteBatches': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExecuteBatches,
+                    request_deserializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteRequests.FromString,
+                    response_serializer=sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteResponses.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -158,6 +177,33 @@ class SandboxService(object):
             '/sandbox_server.v1.SandboxService/ExecuteStream',
             sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteRequest.SerializeToString,
             sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteBatches(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sandbox_server.v1.SandboxService/ExecuteBatches',
+            sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteRequests.SerializeToString,
+            sandbox__server_dot_v1_dot_sandbox__pb2.ExecuteResponses.FromString,
             options,
             channel_credentials,
             insecure,

@@ -165,6 +165,25 @@ def test_any_stream_is_answered_one_for_one(fake_server, requests) -> None:
     assert {answer.refusal.code for answer in answers if answer.HasField("refusal")} <= faults
 
 
+@given(st.lists(st.one_of(st.binary(max_size=60), st.lists(REQUESTS, max_size=4)), max_size=4))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_batches_are_answered_one_for_one(fake_server, messages) -> None:
+    sent, wanted = [], 0
+    for message in messages:
+        data = message if isinstance(message, bytes) else pb.ExecuteRequests(requests=message).SerializeToString()
+        sent.append(data)
+        try:
+            wanted += sum(not request.cancel for request in pb.ExecuteRequests.FromString(data).requests)
+        except Exception:
+            wanted += 1
+    method = f"/{SERVICE}/ExecuteBatches"
+    call = fake_server.stream_stream(method, response_deserializer=pb.ExecuteResponses.FromString)
+    answers = [answer for message in call(iter(sent), timeout=WAIT_S) for answer in message.responses]
+    assert len(answers) == wanted
+    faults = {code.value[0] for code in CALLERS_FAULT | {Code.CANCELLED, Code.DEADLINE_EXCEEDED}}
+    assert {answer.refusal.code for answer in answers if answer.HasField("refusal")} <= faults
+
+
 @pytest.mark.nsjail
 @given(REQUESTS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,7 @@
-"""ExecuteStream, spoken raw: out of order, refusals that end nothing, flow control, deadlines, cancelling, draining."""
+"""ExecuteStream and ExecuteBatches, spoken raw.
+
+Out of order, refusals that end nothing, flow control, deadlines, cancelling, draining.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,41 @@ from sandbox_server.wire import SERVICE
 from tests.fakes import FakeSandbox, passes
 
 Code = grpc.StatusCode
+METHOD = "ExecuteStream"
+
+
+@pytest.fixture(autouse=True, params=["ExecuteStream", "ExecuteBatches"])
+def method(request, monkeypatch) -> str:
+    """What is promised of the one holds for the other."""
+    monkeypatch.setattr(request.module, "METHOD", request.param)
+    return request.param
+
+
+class OneByOne:
+    """A call of ExecuteBatches, used like one of ExecuteStream."""
+
+    def __init__(self, call) -> None:
+        self._call = call
+        self._read: list[pb.ExecuteResponse] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._call, name)
+
+    async def write(self, one: pb.ExecuteRequest) -> None:
+        await self._call.write(pb.ExecuteRequests(requests=[one]))
+
+    async def read(self):
+        while not self._read:
+            message = await self._call.read()
+            if message is grpc.aio.EOF:
+                return message
+            self._read.extend(message.responses)
+        return self._read.pop(0)
+
+
+def begin(channel, **settings):
+    call = getattr(pb_grpc.SandboxServiceStub(channel), METHOD)(**settings)
+    return call if METHOD == "ExecuteStream" else OneByOne(call)
 
 
 class Doors:
@@ -40,7 +78,7 @@ class Doors:
 async def stream(fake: FakeSandbox, tmp_path, **settings) -> AsyncIterator:
     config = ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=5, **settings)
     async with serving(fake, config) as address, grpc.aio.insecure_channel(address) as channel:
-        call = pb_grpc.SandboxServiceStub(channel).ExecuteStream()
+        call = begin(channel)
         yield call
         call.cancel()
 
@@ -109,12 +147,21 @@ async def test_a_refusal_names_the_field_and_ends_nothing(tmp_path, bad, field) 
 async def test_bytes_that_are_no_request_end_nothing_either(tmp_path) -> None:
     config = ServerConfig(address=f"unix:{tmp_path}/s.sock")
     async with serving(FakeSandbox(), config) as address, grpc.aio.insecure_channel(address) as channel:
-        call = channel.stream_stream(f"/{SERVICE}/ExecuteStream")()
+        call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+        alone = METHOD == "ExecuteStream"
         await call.write(b"\xff\xff\xff")
-        await call.write(request("free").SerializeToString())
-        answers = [pb.ExecuteResponse.FromString(await call.read()) for _ in range(2)]
+        good = request("free") if alone else pb.ExecuteRequests(requests=[request("free")])
+        await call.write(good.SerializeToString())
+        answers = []
+        while len(answers) < 2:
+            message = await call.read()
+            if alone:
+                answers.append(pb.ExecuteResponse.FromString(message))
+            else:
+                answers += pb.ExecuteResponses.FromString(message).responses
         call.cancel()
-    assert answers[0].refusal.message.startswith("request: is not an ExecuteRequest")
+    wanted = "request: is not an ExecuteRequest" if alone else "requests: are not ExecuteRequests"
+    assert answers[0].refusal.message.startswith(wanted)
     assert answers[1].verdict == pb.VERDICT_PASSED
 
 
@@ -222,7 +269,7 @@ async def test_a_drained_stream_answers_what_it_read_and_ends_unavailable(tmp_pa
     server = serving(fake, ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=10))
     address = await server.__aenter__()
     async with grpc.aio.insecure_channel(address) as channel:
-        call = pb_grpc.SandboxServiceStub(channel).ExecuteStream()
+        call = begin(channel)
         for name in "abc":
             await call.write(request(name))
         await until(lambda: fake.running == 2)
@@ -242,10 +289,9 @@ async def test_a_drained_stream_answers_what_it_read_and_ends_unavailable(tmp_pa
 async def test_one_client_cannot_have_all_streams(tmp_path) -> None:
     config = ServerConfig(address=f"unix:{tmp_path}/s.sock", max_streams=3, max_streams_per_client=2)
     async with serving(FakeSandbox(), config) as address, grpc.aio.insecure_channel(address) as channel:
-        stub = pb_grpc.SandboxServiceStub(channel)
 
         async def open_stream(client: str):
-            call = stub.ExecuteStream(metadata=[("sandbox-client", client)])
+            call = begin(channel, metadata=[("sandbox-client", client)])
             await call.initial_metadata()
             return call
 
