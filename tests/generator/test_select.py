@@ -286,8 +286,12 @@ def test_postgresql_knows_of_the_judgements_before_it_asks_whose_bands_they_are(
     shelf.instruction("i", "Do it.")
     for number in range(30):
         shelf.response(f"r{number:02}", "i", f"x = {number}")
+    with shelf.database.writing() as session:  # nobody else counts meanwhile, and is left to it
+        session.execute(sa.text("ALTER TABLE judgements SET (autovacuum_enabled = false)"))
     shelf.select()
 
-    with shelf.database.reading() as session:
+    with shelf.database.writing() as session:
         judgements = sa.text("SELECT reltuples FROM pg_class WHERE oid = 'judgements'::regclass")
-        assert session.scalar(judgements) == 30
+        counted = session.scalar(judgements)
+        session.execute(sa.text("ALTER TABLE judgements RESET (autovacuum_enabled)"))
+    assert counted == 30
