@@ -349,6 +349,7 @@ print(f"found={found}")
 """,
         Verdict.EXITED,
         (found(found="[]"),),
+        limits=limits(wall_time_ms=60_000, cpu_time_ms=20_000),  # the runtime's files may be on a slow disk
     ),
     Attack(
         "exec_for_ever",
