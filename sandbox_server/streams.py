@@ -185,7 +185,7 @@ class BatchStream(Stream):
             await asyncio.sleep(_TOGETHER_S)
         message = pb.ExecuteResponses()
         room, held = TOGETHER_BYTES, 0
-        while self._answers and (room > 0 or not message.responses):
+        while self._answers:
             answer, size = self._answers[0]
             room -= answer.ByteSize() + ENVELOPE_BYTES
             if room < 0 and message.responses:

@@ -23,7 +23,7 @@ import traceback
 import typing
 from collections.abc import Callable
 
-from . import candidate, hide, huge, kernel, sockets, uncalled, visible, wire, world
+from . import candidate, hide, kernel, sockets, uncalled, visible, wire, world
 
 _MAX_MESSAGE = 1 << 16
 _MAX_FDS = 8
@@ -95,6 +95,8 @@ class Zygote:
         sys.path[:] = [entry for entry in sys.path if entry != "/sandbox"]
         self._rehearse(_WARM_UPS if self._nested else 1)  # for one program alone it costs more than it saves
         if self._nested:
+            from . import huge  # not for one program alone, whose jail starts with each run
+
             huge.move_code()
         _settle()
         while True:
