@@ -26,6 +26,8 @@ _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _AND, _RETURN = 0x20, 0x15, 
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
 
 _NAMESPACE_FLAGS = 0x7E020000 | 0x80  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME}
+# A child of the zygote's, which waits for none but those it made: this one, dead, would keep the namespace from ending.
+_CLONE_PARENT = 0x8000
 _UNIX, _INET, _INET6 = 1, 2, 10
 _STREAM, _DGRAM = 1, 2
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -145,7 +147,7 @@ def candidate_filter() -> bytes:
     for number in here.ignored.values():
         actions[number] = [_return(_ERRNO)]
     actions[_CLONE3] = [_return(_ERRNO | errno.ENOSYS)]
-    actions[here.clone] = _when_any_bit(0, _NAMESPACE_FLAGS, _ERRNO | errno.EPERM)
+    actions[here.clone] = _when_any_bit(0, _NAMESPACE_FLAGS | _CLONE_PARENT, _ERRNO | errno.EPERM)
     actions[here.ioctl] = _when_equal(1, (_TIOCSTI, _TIOCLINUX), _ERRNO | errno.EPERM)
     actions[here.fcntl] = _when_equal(1, (_SHRINK_PIPE, _NOTIFY), _ERRNO | errno.EPERM)
     actions[here.personality] = _unless_equal(0, (0, 0xFFFFFFFF), _ERRNO | errno.EPERM)

@@ -269,6 +269,17 @@ os.wait()
         (ended_with(0),),
     ),
     Attack(
+        "sibling",  # a child of whoever waits for the program: nobody else would wait for it
+        KIT
+        + """
+def sibling():
+    if call(56, 220, 0x8000 | 17, 0, 0, 0, 0) == 0: os._exit(0)
+attempt("sibling", sibling)
+""",
+        Verdict.EXITED,
+        (found(sibling="EPERM"),),
+    ),
+    Attack(
         "parent_death_signal_cleared",
         KIT + "check(libc.prctl(1, 0, 0, 0, 0))\nimport time\nif os.fork() == 0: time.sleep(60)",
         Verdict.EXITED,
