@@ -67,6 +67,8 @@ class Count:
     at_most: int
 
 
+_CHECK_RAN = work.ran(models.Check, models.Check.executions_recipe_id)
+
 EXACT_ANSWERS = 500
 """Of so many answers checks are counted by making them, at some milliseconds each; of more, the most there can be."""
 
@@ -136,9 +138,8 @@ def count(database: Database, chain: Chain, plan: Plan, responses: work.Count, t
         to_come: those that are to be drawn at most, also to instructions that are still to come.
     """
     check, execution = models.Check, models.Execution
-    run = sa.and_(execution.recipe_id == check.executions_recipe_id, execution.program_key == check.program_key)
     columns = (check.program_key, check.executions_recipe_id)
-    planned = sa.select(*columns, execution.id.is_not(None).label("run")).outerjoin(execution, run)
+    planned = sa.select(*columns, execution.id.is_not(None).label("run")).outerjoin(execution, _CHECK_RAN)
     each = planned.where(check.recipe_id == plan.id).distinct().subquery()
     with database.reading() as session:
         found: Any = session.execute(sa.select(each.c.run, sa.func.count()).group_by(each.c.run))
@@ -183,7 +184,6 @@ def _answers(chain: Chain, plan: Plan) -> sa.Select[Any]:
     There are `rows` each, with `programs`; of these are `unrun`, have `passed`, and have passed but are `unplanned`.
     """
     response, execution, told = models.Response, models.Execution, models.Score
-    run = sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions)
     planned = sa.and_(told.response_id == response.id, told.recipe_id == plan.id)
 
     def number(condition: Any) -> Any:
@@ -191,7 +191,7 @@ def _answers(chain: Chain, plan: Plan) -> sa.Select[Any]:
 
     each = (
         work.rows_of(chain, "responses")
-        .outerjoin(execution, run)
+        .outerjoin(execution, work.ran(response, plan.executions))
         .outerjoin(told, planned)
         .with_only_columns(
             sa.func.count().label("rows"),
@@ -209,8 +209,7 @@ def _answers(chain: Chain, plan: Plan) -> sa.Select[Any]:
 def _count_exactly(session: Session, chain: Chain, plan: Plan) -> tuple[int, int]:
     """The distinct programs that are neither planned nor run: of answers that passed, and if all others do."""
     response, execution = models.Response, models.Execution
-    run = sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions)
-    unrun = work.rows_of(chain, "responses").outerjoin(execution, run)
+    unrun = work.rows_of(chain, "responses").outerjoin(execution, work.ran(response, plan.executions))
     unrun = unrun.where(response.program_key.is_not(None), execution.id.is_(None))
     ids = {
         id
@@ -295,16 +294,13 @@ def forget(session: Session, responses: sa.Select[str]) -> None:
 
 def _all_selected(database: Database, chain: Chain, plan: Plan) -> bool:
     """Whether counting alone shows that every response was judged by a selection that waited for these checks."""
-    judgement, response = models.Judgement, models.Response
     with database.reading() as session:
         row = session.get(models.Pipeline, chain.pipeline)
         recipe = session.get(models.Recipe, row.selection_recipe_id) if row and row.selection_recipe_id else None
-        if recipe is None or recipe.parameters.get("checks") != plan.id:
-            return False
-        judged = sa.select(sa.func.count()).select_from(judgement).where(judgement.recipe_id == recipe.id)
-        drawn = sa.select(sa.func.count()).select_from(response)
-        drawn = drawn.where(response.recipe_id == chain.recipes["responses"])
-        return session.scalar(judged) == session.scalar(drawn)
+    if recipe is None or recipe.parameters.get("checks") != plan.id:
+        return False
+    drawn = work.count_of_recipe(database, models.Response, chain.recipes["responses"])
+    return drawn == work.count_of_recipe(database, models.Judgement, recipe.id)
 
 
 def _samples(
@@ -315,10 +311,7 @@ def _samples(
     query = (
         sa.select(response.instruction_id, response.id, response.sample_index, response.code, response.test_code)
         .add_columns(execution.verdict)
-        .outerjoin(
-            execution,
-            sa.and_(execution.program_key == response.program_key, execution.recipe_id == plan.executions),
-        )
+        .outerjoin(execution, work.ran(response, plan.executions))
         .where(
             response.instruction_id.in_(instructions),
             response.recipe_id == chain.recipes["responses"],
@@ -378,10 +371,7 @@ def _score_instruction(session: Session, plan: Plan, samples: list[Sample]) -> i
     passed = [sample.response_id for sample in samples if sample.passed]
     query = (
         sa.select(check.response_id, check.kind, check.number, execution.verdict, execution.repeat_verdicts)
-        .outerjoin(
-            execution,
-            sa.and_(execution.program_key == check.program_key, execution.recipe_id == check.executions_recipe_id),
-        )
+        .outerjoin(execution, _CHECK_RAN)
         .where(check.recipe_id == plan.id, check.response_id.in_(passed))
     )
     verdicts: dict[tuple[str, Kind, int], str] = {}
@@ -412,20 +402,17 @@ def _score_instruction(session: Session, plan: Plan, samples: list[Sample]) -> i
 def _unplanned(chain: Chain, checks: str, executions: str) -> sa.Select[Any]:
     """The responses that passed and have no score under a recipe of checks, not even one to come."""
     response, execution, told = models.Response, models.Execution, models.Score
-    run = sa.and_(execution.program_key == response.program_key, execution.recipe_id == executions)
     planned = sa.exists().where(told.recipe_id == checks, told.response_id == response.id)
-    return work.rows_of(chain, "responses").join(execution, run).where(execution.verdict == PASSED, ~planned)
+    passed = work.rows_of(chain, "responses").join(execution, work.ran(response, executions))
+    return passed.where(execution.verdict == PASSED, ~planned)
 
 
 def _unrun(plan: Plan) -> sa.Select[Any]:
-    check, execution, told = models.Check, models.Execution, models.Score
-    run = sa.exists().where(
-        execution.recipe_id == check.executions_recipe_id, execution.program_key == check.program_key
-    )
+    check, told = models.Check, models.Score
     return (
         sa.select(check)
         .join(told, sa.and_(told.recipe_id == check.recipe_id, told.response_id == check.response_id))
-        .where(told.recipe_id == plan.id, ~told.complete, ~run)
+        .where(told.recipe_id == plan.id, ~told.complete, ~sa.exists().where(_CHECK_RAN))
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -383,6 +384,19 @@ def missing(database: Database, chain: Chain, executions: str, stage: str) -> in
         return 0
     counted = work.count(database, chain, stage)
     return counted.parents * chain.samples[stage] - counted.rows
+
+
+def responses_if_complete(database: Database, chain: Chain, executions: str) -> int | None:
+    """Count a chain's responses, if it lacks no row of a generation stage and no run under `executions`; else None.
+
+    Stage by stage, the chain would be counted from its seeds again for each.
+    """
+    with ThreadPoolExecutor(1) as pool:  # a database uses a processor for each of the two
+        counting = pool.submit(work.count_down_to, database, chain, "responses")
+        unrun = work.count_unrun(database, chain, executions, lambda: counting.result()["responses"].rows)
+        counts = counting.result()
+    lacking = unrun or any(count.parents * chain.samples[stage] > count.rows for stage, count in counts.items())
+    return None if lacking else counts["responses"].rows
 
 
 # Generation

@@ -31,6 +31,7 @@ from generator.models import (
     Seed,
     Training,
 )
+from generator.work import ran
 
 MIN_PREFIX = 4
 _TABLES: tuple[type[Base], ...] = (
@@ -202,11 +203,10 @@ def _fate(session: Session, now: _Now, response: Response) -> dict[str, Any]:
         .where(DatasetItem.response_id == response.id)
         .order_by(Dataset.name, Dataset.version)
     )
-    run = sa.and_(Execution.recipe_id == Check.executions_recipe_id, Execution.program_key == Check.program_key)
     checks = (
         sa.select(Check.recipe_id, Check.kind, Check.number, Check.other_id, Check.label, Execution.verdict)
         .join(Score, sa.and_(Score.recipe_id == Check.recipe_id, Score.response_id == Check.response_id))
-        .outerjoin(Execution, run)
+        .outerjoin(Execution, ran(Check, Check.executions_recipe_id))
         .where(Check.response_id == response.id)
         .order_by(Score.created_at, Check.recipe_id, Check.kind, Check.number)
     )

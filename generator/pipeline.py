@@ -204,10 +204,11 @@ async def build(
         writer = await stack.enter_async_context(Writer(database))
         runs = recipe.sandbox.concurrency or 2 * info.slots
         worker = Line(recipe, pipeline.chain, executions, database, leases, writer, engine, sandbox, runs)
-        for stages in line.STEPS:
+        responses = await asyncio.to_thread(line.responses_if_complete, database, pipeline.chain, executions.id)
+        for stages in line.STEPS if responses is None else ((line.CHECKS,),):
             report.add(await worker.work_off(stages, progress))
     if freeze:
-        await asyncio.to_thread(freeze_pairs, database, pipeline, executions, progress, report)
+        await asyncio.to_thread(freeze_pairs, database, pipeline, executions, progress, report, responses)
     return report
 
 
@@ -220,8 +221,17 @@ def prepare(database: Database, pipeline: Pipeline, progress: Progress, report: 
     choose_seeds(database, pipeline)
 
 
-def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, progress: Progress, report: Report) -> None:
+def freeze_pairs(
+    database: Database,
+    pipeline: Pipeline,
+    executions: Cause,
+    progress: Progress,
+    report: Report,
+    responses: int | None = None,
+) -> None:
     """Score what was checked, select pairs, freeze them as a snapshot: what a build does after the stages.
+
+    `responses` are those that the chain has, where they were just counted.
 
     Raises:
         SettingsError: another recipe took this one's name meanwhile.
@@ -242,6 +252,7 @@ def freeze_pairs(database: Database, pipeline: Pipeline, executions: Cause, prog
         pipeline.recipe.dataset,
         # Where rows were stored is nobody else's business, and can hold a password.
         {key: value for key, value in causes.to_plain(pipeline.recipe).items() if key != "database"},
+        responses,
     )
     progress.end("selection", _describe(report.snapshot))
 

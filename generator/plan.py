@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from generator import checking, models, work
@@ -132,14 +131,12 @@ def _count_source(pipeline: Pipeline, say: Callable[[str], None]) -> int:
 
 def _count_judged(database: Database, pipeline: Pipeline, selection: str | None) -> int:
     """The responses that a selection has gone through; `selection` is its recipe id."""
-    with database.counting() as session:
+    with database.reading() as session:
         row = session.get(models.Pipeline, pipeline.name)
-        # What was selected so before the last build was not frozen last: it is gone through again.
-        if row is None or row.selection_recipe_id is None or row.selection_recipe_id != selection:
-            return 0
-        judgement = models.Judgement
-        mine = sa.select(sa.func.count()).select_from(judgement).where(judgement.recipe_id == selection)
-        return session.scalar(mine) or 0
+    # What was selected so before the last build was not frozen last: it is gone through again.
+    if row is None or selection is None or row.selection_recipe_id != selection:
+        return 0
+    return work.count_of_recipe(database, models.Judgement, selection)
 
 
 def as_rows(steps: list[Step]) -> list[dict[str, Any]]:

@@ -91,6 +91,7 @@ def select(
     rules: Rules = _USUAL_RULES,
     settings: DatasetSettings = _USUAL_DATASET,
     recipe: Mapping[str, Any] | None = None,
+    responses: int | None = None,
 ) -> Snapshot:
     """Judge the responses of a chain and freeze the accepted pairs.
 
@@ -103,11 +104,12 @@ def select(
         rules: what pairs must be; `selection` names them.
         settings: how pairs are written; `selection` names that, too.
         recipe: what to keep with a new snapshot as the recipe that made it.
+        responses: how many the chain has, from a caller that has just counted them.
 
     Returns:
         The newest snapshot, which is a new one only if its content is.
     """
-    if unchanged := _unchanged(database, chain, selection, dataset):
+    if unchanged := _unchanged(database, chain, selection, dataset, responses):
         return unchanged
     with database.writing() as session:
         take_turns(session, f"selection of {dataset}")
@@ -124,27 +126,25 @@ def select(
         return snapshot
 
 
-def _unchanged(database: Database, chain: Chain, selection: Cause, dataset: str) -> Snapshot | None:
+def _unchanged(
+    database: Database, chain: Chain, selection: Cause, dataset: str, responses: int | None
+) -> Snapshot | None:
     """The newest snapshot, if counting alone shows that selecting again would change nothing; else None.
 
     Judgements under a recipe are of responses under the one that it names. So if there are as many of the first as of
     the second, all are judged; and if the chain has as many responses, all of those are the chain's.
     """
-    judged = sa.select(sa.func.count()).select_from(Judgement).where(Judgement.recipe_id == selection.id)
-    responses = sa.select(sa.func.count()).select_from(Response)
     with database.reading() as session:
         newest, last = _newest(session, dataset), session.get_one(Pipeline, chain.pipeline)
         if newest is None or (last.selection_recipe_id, last.dataset_id) != (selection.id, newest.id):
             return None
-        with ThreadPoolExecutor(1) as pool:  # a database uses a processor for each of the two
-            rows = pool.submit(work.count, database, chain, "responses")
-            counts = [
-                session.scalar(judged),
-                session.scalar(responses.where(Response.recipe_id == chain.recipes["responses"])),
-                rows.result().rows,
-            ]
-    if len(set(counts)) > 1:
-        return None
+    recipe_id = chain.recipes["responses"]
+    with ThreadPoolExecutor(2) as pool:  # a database uses a processor for each of them
+        judged = pool.submit(work.count_of_recipe, database, Judgement, selection.id)
+        drawn = pool.submit(work.count_of_recipe, database, Response, recipe_id)
+        rows = work.count(database, chain, "responses").rows if responses is None else responses
+        if {judged.result(), drawn.result()} != {rows}:
+            return None
     return Snapshot(0, dataset, newest.size, is_new=False, version=newest.version)
 
 
@@ -174,7 +174,7 @@ def _judge_new(step: _Selection) -> tuple[int, list[str]]:
 def _unjudged(step: _Selection) -> Iterator[Candidate]:
     """The responses that can be judged and have not been: executed and checked, or never to be."""
     judgement = sa.exists().where(Judgement.recipe_id == step.cause.id, Judgement.subject_id == Response.id)
-    run: Any = sa.exists().where(Execution.recipe_id == step.executions, Execution.program_key == Response.program_key)
+    run: Any = sa.exists().where(work.ran(Response, step.executions))
     if step.checks:
         scored = sa.exists().where(
             ScoreRow.recipe_id == step.checks, ScoreRow.response_id == Response.id, ScoreRow.complete
@@ -204,7 +204,7 @@ def load_candidates(session: Session, ids: Sequence[str], executions: str, check
             *columns,
         )
         .join_from(Response, Instruction, Instruction.id == Response.instruction_id)
-        .outerjoin(Execution, sa.and_(Execution.recipe_id == executions, Execution.program_key == Response.program_key))
+        .outerjoin(Execution, work.ran(Response, executions))
         .outerjoin(ScoreRow, sa.and_(ScoreRow.recipe_id == checks, ScoreRow.response_id == Response.id))
         .where(Response.id.in_(ids))
     )

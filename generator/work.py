@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from generator.models import Concepts, Execution, Instruction, Opinion, PipelineSeed, Response, Seed
+from generator.models import Check, Concepts, Execution, Instruction, Judgement, Opinion, PipelineSeed, Response, Seed
 from generator.records import ConceptsInput, InstructionInput, Parent, SeedRecord
 from generator.store import Database
 
@@ -171,6 +171,11 @@ def _id(stage: str | None) -> InstrumentedAttribute[str]:
     return PipelineSeed.seed_id if stage in (None, JUDGE) else LEVELS[stage].table.id
 
 
+def ran(of: type[Response] | type[Check], recipe_id: Any) -> sa.ColumnElement[bool]:
+    """What joins a response, or a check, with the run of its program under a recipe, told by its id or a column."""
+    return sa.and_(Execution.recipe_id == recipe_id, Execution.program_key == of.program_key)
+
+
 def _judged_worth(chain: Chain) -> list[sa.Exists]:
     """What a chosen seed must be besides: nothing where none is judged."""
     if JUDGE not in chain.recipes:
@@ -263,7 +268,7 @@ def count_unrun(
     if unrun and not _has_all_responses(
         database, chain, responses() if responses else count(database, chain, "responses").rows
     ):
-        run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
+        run = sa.exists().where(ran(Response, recipe_id))
         with database.counting() as session:
             query = rows_of(chain, "responses").where(Response.program_key.is_not(None), ~run)
             unrun = session.scalar(query.with_only_columns(programs)) or 0
@@ -271,9 +276,13 @@ def count_unrun(
 
 
 def _has_all_responses(database: Database, chain: Chain, rows: int) -> bool:
-    of_recipe = sa.select(sa.func.count()).select_from(Response)
+    return count_of_recipe(database, Response, chain.recipes["responses"]) == rows
+
+
+def count_of_recipe(database: Database, table: type[Response] | type[Judgement], recipe_id: str) -> int:
+    """Count all rows of a table that were made under a recipe, whosever they are."""
     with database.counting() as session:
-        return session.scalar(of_recipe.where(Response.recipe_id == chain.recipes["responses"])) == rows
+        return session.scalar(sa.select(sa.func.count()).where(table.recipe_id == recipe_id)) or 0
 
 
 def _distinct_of_recipe(chain: Chain) -> sa.Select[Any]:
@@ -293,13 +302,13 @@ def _count_unrun_of_recipe(session: Session, of_recipe: tuple[Any, ...], recipe_
     if session.get_bind().dialect.name == "postgresql":
         # It takes a look into an index for four times its price, and would rather sort both lists on the disk.
         session.execute(sa.text("SET LOCAL random_page_cost = 1.1"))
-        run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
+        run = sa.exists().where(ran(Response, recipe_id))
         unrun: Any = programs.where(~run).distinct()
     else:
         # It would take the index that begins with the recipe, and sort. As an expression it asks for the recipe on the
         # way along the index that is in the order of programs.
-        ran = sa.select(Execution.program_key).where(Execution.recipe_id.concat("") == recipe_id)
-        unrun = sa.except_(programs, ran).order_by("program_key")
+        known = sa.select(Execution.program_key).where(Execution.recipe_id.concat("") == recipe_id)
+        unrun = sa.except_(programs, known).order_by("program_key")
     return session.scalar(sa.select(sa.func.count()).select_from(unrun.subquery())) or 0
 
 
@@ -330,7 +339,7 @@ def pending_programs(database: Database, chain: Chain, recipe_id: str, share: Sh
     Responses with the same program give it once in a page, but can give it again in the next one as long as it is not
     stored: the caller leaves out what is in flight.
     """
-    run = sa.exists().where(Execution.recipe_id == recipe_id, Execution.program_key == Response.program_key)
+    run = sa.exists().where(ran(Response, recipe_id))
     # In the order of programs, which both indexes have: what was run is passed over without a look at its row.
     place = (Response.program_key, Response.id)
     query = sa.select(Response.code, Response.test_code, *place).where(

@@ -62,6 +62,17 @@ async def test_a_second_build_draws_nothing_and_runs_nothing(small: Recipe, data
     assert counts(database) == FULL
 
 
+async def test_a_build_that_lacks_nothing_counts_its_chain_once(small: Recipe, database: Database) -> None:
+    await run(small, database)
+    asked: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+
+    report = await run(small, database)
+
+    assert report.did_nothing
+    assert sum("usable_instructions" in statement for statement in asked) == 1
+
+
 async def test_a_build_with_nothing_to_draw_opens_no_engine(small: Recipe, database: Database) -> None:
     await run(small, database)
     unreachable = dataclasses.replace(
