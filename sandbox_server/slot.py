@@ -248,22 +248,19 @@ class _Pipe:
         self.cap = cap
         self.overflowed = False
 
-    def drain(self) -> bool:
-        """Read what is there; past the cap it is dropped. Answers False at its end."""
-        while True:
-            try:
-                data = os.read(self.fd, _PIPE_READ)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            room = self.cap - len(self.buffer)
-            if len(data) > room:
-                self.overflowed = True
-                data = data[:room]
+    def read(self) -> int | None:
+        """Take some of what is there; past the cap it is dropped. Answers how many bytes, 0 at its end; None: no more yet."""
+        try:
+            data = os.read(self.fd, _PIPE_READ)
+        except BlockingIOError:
+            return None
+        room = self.cap - len(self.buffer)
+        if len(data) > room:
+            self.overflowed = True
+            self.buffer += data[:room]
+        else:
             self.buffer += data
-            if len(data) < _PIPE_READ:
-                return True
+        return len(data)
 
 
 class _Run:
@@ -389,9 +386,10 @@ class _Run:
         evidence.cpu_time_ms = cpu / 1e6
         evidence.peak_memory_bytes = largest * 1024
         self._measure()
-        # With every writer dead, one pass takes all that there is.
+        # Every writer is dead. A short read is not the end: a program can make its pipe one of packets (O_DIRECT).
         for pipe in self._pipes:
-            pipe.drain()
+            while pipe.read():
+                pass
         self._note_overflow()
         self._done.set_result(None)
 
@@ -435,7 +433,7 @@ class _Run:
             self._timers[0] = self._loop.call_later(pause, self._watch_cpu)
 
     def _on_output(self, pipe: _Pipe) -> None:
-        if not pipe.drain():
+        if pipe.read() == 0:
             self._loop.remove_reader(pipe.fd)
             self._watched.discard(pipe.fd)
         self._note_overflow()

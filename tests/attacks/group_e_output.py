@@ -22,6 +22,16 @@ def _stderr_is(text: bytes) -> object:
 
 
 ATTACKS = (
+    Attack(
+        "packets",  # a pipe can be made to give one write to each read
+        """
+import fcntl, os
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_DIRECT)
+for number in range(10): os.write(1, b"%d" % number)
+""",
+        Verdict.EXITED,
+        (wrote(b"0123456789"),),
+    ),
     Attack("flood", "while True: print('x' * 100)", Verdict.OUTPUT_LIMIT, (_cut,), limits=_OUTPUT),
     Attack(
         "flood_of_errors",
