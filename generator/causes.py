@@ -51,11 +51,13 @@ def seeds(recipe: Recipe) -> Cause:
     return Cause("seeds", {"source": recipe.seeds.source} | {name: to_plain(value) for name, value in chosen.items()})
 
 
-def seed_filters(filters: Iterable[tuple[str, str]], likenesses: Iterable[tuple[str, str]], source: Cause) -> Cause:
+def seed_filters(
+    recipe: Recipe, filters: Iterable[tuple[str, str]], likenesses: Iterable[tuple[str, str]], source: Cause
+) -> Cause:
     """Which filters seeds pass, by name and version; where they are compared, also among which they are."""
     parameters: dict[str, Any] = {"filters": [list(entry) for entry in filters]}
     if ways := [list(entry) for entry in likenesses]:
-        parameters |= {"alike": ways, "source": source.id}
+        parameters |= {"alike": ways, "source": source.id, "pipeline": recipe.name}
     return Cause("seed filters", parameters)
 
 
@@ -103,8 +105,12 @@ def checks(recipe: Recipe, responses: Cause, executions: Cause) -> tuple[Cause, 
 
 
 def selection(recipe: Recipe, filters: Iterable[tuple[str, str]], before: Iterable[Cause]) -> Cause:
-    """How pairs are chosen, and from what: the recipes of all stages before are named."""
-    parameters: dict[str, Any] = {cause.stage: cause.id for cause in before}
+    """How pairs are chosen, and from what: the recipes of all stages before are named, and the pipeline.
+
+    Which pair stays depends on all others that are the pipeline's; a second one, of the same stages over other seeds,
+    keeps others.
+    """
+    parameters: dict[str, Any] = {"pipeline": recipe.name} | {cause.stage: cause.id for cause in before}
     parameters["filters"] = [list(entry) for entry in filters]
     parameters["sections"] = list(recipe.dataset.sections)
     usual = DatasetSettings()

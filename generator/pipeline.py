@@ -84,7 +84,8 @@ class Pipeline:
         """What seeds must be."""
         filters = [(entry.name, entry.version) for entry in self.asked_of_seeds]
         filters += [(entry.name, entry.version) for entry in self.asked_of_batches]
-        return causes.seed_filters(filters, [(way.name, way.version) for way in self.seeds_differ_in], self.seeds)
+        ways = [(way.name, way.version) for way in self.seeds_differ_in]
+        return causes.seed_filters(self.recipe, filters, ways, self.seeds)
 
     @cached_property
     def seeds_differ_in(self) -> tuple[Likeness[Any], ...]:

@@ -109,6 +109,21 @@ async def test_changing_the_responses_draws_only_responses(
     assert report.drawn == {"concepts": 0, "instructions": 0, "responses": 15}
 
 
+async def test_pipelines_that_share_their_stages_keep_their_own_pairs(small: Recipe, database: Database) -> None:
+    """One reads two of the seeds that the other reads: neither draws, judges or shows what is only the other's."""
+    few = dataclasses.replace(small, name="few", seeds=dataclasses.replace(small.seeds, limit=2))
+    counted = "SELECT pipeline, rows FROM funnel WHERE stage = 'pairs accepted' ORDER BY pipeline"
+
+    await run(few, database)
+    report = await run(small, database)
+
+    assert report.drawn == {"concepts": 3, "instructions": 3, "responses": 9}
+    with database.reading() as session:
+        assert [tuple(row) for row in session.execute(sa.text(counted))] == [("few", 2), ("small", 5)]
+    for recipe in (few, small):
+        assert (await run(recipe, database)).did_nothing
+
+
 async def test_two_recipes_of_one_name_cannot_be_built_at_a_time(small: Recipe, database: Database) -> None:
     """The second takes the name; the first keeps its rows, and freezes nothing that is half the other's."""
     hotter = dataclasses.replace(small, responses=dataclasses.replace(small.responses, temperature=0.9))
@@ -478,7 +493,9 @@ async def test_of_seeds_that_are_much_alike_one_is_read_until_the_source_loses_i
     assert report.drawn["concepts"] == 2
 
 
-def test_seeds_are_compared_among_those_of_one_source_only(small: Recipe, database: Database, tmp_path: Path) -> None:
+def test_seeds_are_compared_among_those_of_one_source_of_one_pipeline_only(
+    small: Recipe, database: Database, tmp_path: Path
+) -> None:
     differing = dataclasses.replace(small, seeds=dataclasses.replace(small.seeds, near_duplicates=0.5))
     other = dataclasses.replace(
         differing, name="other", seeds=dataclasses.replace(differing.seeds, licence="BSD-3-Clause")
@@ -486,3 +503,7 @@ def test_seeds_are_compared_among_those_of_one_source_only(small: Recipe, databa
 
     assert Pipeline(small).seeds.id == Pipeline(differing).seeds.id
     assert Pipeline(small).seed_filters.id != Pipeline(differing).seed_filters.id != Pipeline(other).seed_filters.id
+    # Of two pipelines over one source, one can have gathered it before it lost a seed.
+    renamed = dataclasses.replace(differing, name="other")
+    assert Pipeline(renamed).seeds.id == Pipeline(differing).seeds.id
+    assert Pipeline(renamed).seed_filters.id != Pipeline(differing).seed_filters.id
