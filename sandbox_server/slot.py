@@ -249,7 +249,7 @@ class _Pipe:
         self.overflowed = False
 
     def read(self) -> int | None:
-        """Take some of what is there; past the cap it is dropped. Answers how many bytes, 0 at its end; None: no more yet."""
+        """Take some of what is there; past the cap it is dropped. Answers how many bytes; 0: the end, None: not yet."""
         try:
             data = os.read(self.fd, _PIPE_READ)
         except BlockingIOError:

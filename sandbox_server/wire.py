@@ -43,6 +43,14 @@ MAX_MESSAGE_KEY = "sandbox-max-message-bytes"
 # What a message of several adds to each, and how large it gets before what is left goes into the next.
 ENVELOPE_BYTES = 16
 TOGETHER_BYTES = 1 << 20
+# Fields of a message, repeated ones each by itself and those of requests that travel together included.
+MOST_FIELDS = 1 << 18
+_LEAST_FIELD_BYTES = 2
+_CROWDED = f"more than {MOST_FIELDS} fields in one message"
+# How the wire format tells apart what follows a field's key.
+_VARINT, _BYTES = 0, 2
+_FIXED_BYTES = {1: 8, 5: 4}
+_REQUESTS_KEY = pb.ExecuteRequests.REQUESTS_FIELD_NUMBER << 3 | _BYTES
 DEFAULT_RUNTIME = "python"
 LIMIT_FIELDS = tuple(field.name for field in dataclasses.fields(Limits))
 
@@ -130,6 +138,8 @@ def request_from_bytes(data: bytes) -> pb.ExecuteRequest | InvalidJob:
 
     A deserialiser that raises makes gRPC answer INTERNAL, as if the server were at fault.
     """
+    if _is_crowded(data):
+        return InvalidJob("request", _CROWDED)
     try:
         return pb.ExecuteRequest.FromString(data)
     except DecodeError:
@@ -138,10 +148,57 @@ def request_from_bytes(data: bytes) -> pb.ExecuteRequest | InvalidJob:
 
 def requests_from_bytes(data: bytes) -> pb.ExecuteRequests | InvalidJob:
     """The same for requests that travel together."""
+    if _is_crowded(data, together=True):
+        return InvalidJob("requests", _CROWDED)
     try:
         return pb.ExecuteRequests.FromString(data)
     except DecodeError:
         return InvalidJob("requests", "are not ExecuteRequests: their bytes do not parse, or a text field is not UTF-8")
+
+
+def _is_crowded(data: bytes, together: bool = False) -> bool:
+    """Are there more fields than an honest message has? Asked of the bytes, because parsing them is what costs.
+
+    An empty file, argument or request is two bytes here, and a hundred times as many when it is parsed.
+
+    Args:
+        data: a message.
+        together: of several requests, whose own fields count too.
+    """
+    if len(data) <= MOST_FIELDS * _LEAST_FIELD_BYTES:
+        return False
+    place = request_end = 0
+    try:
+        for _ in range(MOST_FIELDS):
+            if place >= len(data):
+                return False
+            key, place = _varint(data, place)
+            kind = key & 7
+            if kind == _VARINT:
+                _, place = _varint(data, place)
+            elif kind == _BYTES:
+                size, place = _varint(data, place)
+                if together and place > request_end and key == _REQUESTS_KEY:
+                    request_end = place + size
+                else:
+                    place += size
+            else:
+                place += _FIXED_BYTES.get(kind, 0)
+    except IndexError:  # cut short, or no number: the parser will say so
+        return False
+    return place < len(data)
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number at `place`, and where it ends."""
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = data[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise IndexError("no number is longer")
 
 
 # ------------------------------------------------------------------------------------------------------------ outcomes

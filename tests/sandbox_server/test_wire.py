@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from sandbox_server.jobs import (
     Verdict,
 )
 from sandbox_server.v1 import sandbox_pb2 as pb
+from sandbox_server.wire import MOST_FIELDS, request_from_bytes, requests_from_bytes
 from tests.fakes import INFO
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -160,3 +162,47 @@ def test_a_verdict_of_a_newer_server_is_broken_and_not_guessed() -> None:
         wire.outcome_from_wire(pb.ExecuteResponse(verdict=99, assurance=1))
     with pytest.raises(Broken, match="verdict 0"):
         wire.outcome_from_wire(pb.ExecuteResponse())
+
+
+def test_messages_of_very_many_fields_are_refused_before_they_are_parsed() -> None:
+    empty_file = pb.ExecuteRequest(files=[pb.File()]).SerializeToString()
+    empty_request = pb.ExecuteRequests(requests=[pb.ExecuteRequest()]).SerializeToString()
+    arguments = pb.ExecuteRequest(argv=[""] * MOST_FIELDS)
+    refusal = request_from_bytes(empty_file * (MOST_FIELDS + 1))
+    assert isinstance(refusal, InvalidJob)
+    assert str(refusal) == f"request: more than {MOST_FIELDS} fields in one message"
+    assert isinstance(requests_from_bytes(empty_request * (MOST_FIELDS + 1)), InvalidJob)
+    assert isinstance(requests_from_bytes(pb.ExecuteRequests(requests=[arguments]).SerializeToString()), InvalidJob)
+    few = requests_from_bytes(empty_request * 1000)
+    assert isinstance(few, pb.ExecuteRequests)
+    assert len(few.requests) == 1000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fields_are_counted_as_the_parser_finds_them(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    message = pb.ExecuteRequests()
+    fields = 0
+    for _ in range(chance.randrange(1, 6)):
+        request = message.requests.add(
+            request_id="x" * chance.randrange(3),
+            code="y" * chance.choice((0, 1, 200, 70_000)),
+            argv=[""] * chance.randrange(4),
+            repeat=chance.randrange(300),
+            timeout_ms=chance.randrange(-5, 5),
+            env={str(number): "" for number in range(chance.randrange(4))},
+        )
+        for _ in range(chance.randrange(4)):
+            request.files.add(path="a")
+        fields += (
+            1 + sum(map(bool, (request.request_id, request.code, request.repeat))) + 1
+        )  # timeout_ms is always there
+        fields += len(request.argv) + len(request.env) + len(request.files)
+    data = message.SerializeToString()
+    monkeypatch.setattr(wire, "_LEAST_FIELD_BYTES", 0)
+    monkeypatch.setattr(wire, "MOST_FIELDS", fields)
+    assert isinstance(requests_from_bytes(data), pb.ExecuteRequests)
+    monkeypatch.setattr(wire, "MOST_FIELDS", fields - 1)
+    assert isinstance(requests_from_bytes(data), InvalidJob)
+    for broken in (data[:-1], b"\xff" * (1 << 20)):  # the parser's own refusal
+        assert isinstance(requests_from_bytes(broken), InvalidJob)
