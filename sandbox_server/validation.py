@@ -60,7 +60,12 @@ def validate(job: Job, info: SandboxInfo) -> None:
     if job.collect:
         _check_collect(job.collect)
     if job.files:
-        _check_files(job.files, job.limits.disk_bytes or info.default_limits.disk_bytes)
+        default = info.default_limits
+        _check_files(
+            job.files,
+            job.limits.file_size_bytes or default.file_size_bytes,
+            job.limits.disk_bytes or default.disk_bytes,
+        )
 
 
 def check_limits(limits: LimitsRequest, info: SandboxInfo) -> None:
@@ -166,7 +171,7 @@ def _check_collect(globs: tuple[str, ...]) -> None:
         check_path(f"collect[{index}]", glob)
 
 
-def _check_files(files: tuple[File, ...], disk_bytes: int) -> None:
+def _check_files(files: tuple[File, ...], file_size_bytes: int, disk_bytes: int) -> None:
     if len(files) > MAX_FILES:
         raise InvalidJob("files", f"holds {len(files)} files; at most {MAX_FILES}")
     paths: set[str] = set()
@@ -175,6 +180,11 @@ def _check_files(files: tuple[File, ...], disk_bytes: int) -> None:
         if file.path in paths:
             raise InvalidJob(f"files[{index}].path", f"{file.path[:80]!r} is given twice")
         paths.add(file.path)
+        if len(file.content) > file_size_bytes:
+            raise InvalidJob(
+                f"files[{index}].content",
+                f"holds {len(file.content)} bytes, more than limits.file_size_bytes, {file_size_bytes}",
+            )
     for index, file in enumerate(files):
         parent = file.path.rpartition("/")[0]
         while parent:

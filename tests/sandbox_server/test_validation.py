@@ -97,6 +97,7 @@ CASES = [
     (good(files=(File("a/b", b""), File("a", b""))), "files[0].path"),
     (good(files=tuple(File(str(i), b"") for i in range(1001))), "files"),
     (good(files=(File("a", b"x" * 11),), limits=LimitsRequest(disk_bytes=10)), "files"),
+    (good(files=(File("a", b""), File("b", b"xx")), limits=LimitsRequest(file_size_bytes=1)), "files[1].content"),
     *[
         (good(limits=LimitsRequest(**{field.name: value})), f"limits.{field.name}")
         for field in dataclasses.fields(LimitsRequest)
