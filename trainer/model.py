@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from generator import hub
 from trainer import attention
 from trainer.config import ModelSettings, TrainSettings
 from trainer.flops import ModelCost
@@ -69,6 +70,8 @@ def load_tokenizer(path: str, revision: str = "") -> PreTrainedTokenizerBase:
     """
     if _is_missing_folder(path):  # nobody means the hub's runs/demo-1a2b3c4d, where it is asked for minutes if need be
         raise ModelUnfit(f"cannot load the tokenizer: no folder {path}")
+    if why := hub.unreachable(path):
+        raise ModelUnfit(f"cannot load {path}, which is no folder here: {why}")
     try:
         loaded = AutoTokenizer.from_pretrained(path, revision=revision or None)
     except Exception as error:  # the loaders raise whatever their file formats' libraries do

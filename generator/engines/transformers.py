@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from generator import hub
 from generator.engines import Completion, CompletionRequest, EngineUnavailable, RequestFailed
 from generator.recipe import ModelSettings
 
@@ -117,6 +118,8 @@ def _load(settings: ModelSettings, device: str) -> _Model:
     disable_progress_bar()  # progress is told by whoever draws completions
     source = settings.path or settings.name
     revision = {"revision": settings.revision} if settings.revision and not settings.path else {}
+    if why := hub.unreachable(source):
+        raise EngineUnavailable(f"[model] name: {source}: {why}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **revision)
         model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **revision)

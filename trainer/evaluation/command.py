@@ -11,7 +11,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from generator import models
+from generator import hub, models
 from generator.recipe import ModelSettings, Recipe, SandboxSettings, load_recipe
 from generator.store import Database, open_database
 from sandbox_server.client import EMBEDDED, ClientConfig, connect
@@ -263,6 +263,8 @@ def _renderer(model: str) -> Callable[[str], str]:
 
     from trainer.chat import prompt_of
 
+    if why := hub.unreachable(model):
+        raise NothingToScore(f"{model}: no tokenizer: {why}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
