@@ -32,7 +32,8 @@ from trainer.config import ModelSettings, TemplateSettings, TrainSettings
 from trainer.dataset import Steps, in_order
 from trainer.flops import peak_flops
 from trainer.loop import StepTrainer, quiet_libraries
-from trainer.model import attention_name, check_packing, choose_loss, cost_of, learn_tokenizer
+from trainer.model import attention_name, cost_of, learn_tokenizer
+from trainer.probe import choose_loss, settle_attention
 from trainer.train import training_arguments
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -131,10 +132,10 @@ def train(
     config._attn_implementation = attention_name(settings)
     with device:
         model = LlamaForCausalLM(config).to(torch.bfloat16)
-    check_packing(model)
+    settle_attention(model, settings)
     facts = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "attention_used": config._attn_implementation,
+        "attention_used": model.config._attn_implementation,
         "pytorch_varlen_kernel": fused_kernel() is not None and device.type == "cuda",
         "cross_entropy_used": choose_loss(model, settings),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",

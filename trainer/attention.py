@@ -71,7 +71,13 @@ def varlen_attention(
     if torch.is_autocast_enabled(query.device.type):  # rotary positions are in fp32, and queries and keys with them
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    kernel = fused_kernel() if cu_seq_lens_q is not None and not dropout and _suits(query) else None
+    tokens = query.shape[2]
+    if cu_seq_lens_q is None:
+        cu_seq_lens_q, max_length_q = (
+            torch.arange(0, tokens + 1, tokens, dtype=torch.int32, device=query.device),
+            tokens,
+        )
+    kernel = fused_kernel() if not dropout and _suits(query) else None
     if kernel is not None:
         left = -1 if sliding_window is None or max_length_q <= sliding_window else sliding_window - 1
         mixed = kernel(
@@ -88,9 +94,8 @@ def varlen_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:  # not every kernel takes grouped heads, and the one that does for fp32 on a GPU keeps all scores
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    ends = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
     pieces = []
-    for start, end in pairwise(ends):
+    for start, end in pairwise(cu_seq_lens_q.tolist()):
         mask = None
         if sliding_window is not None and end - start > sliding_window:
             mask = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device)

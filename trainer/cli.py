@@ -42,7 +42,6 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     _need_torch("training")
-    from trainer.attention import AttentionUnfit
     from trainer.chat import TokenizerUnfit
     from trainer.dataset import DataUnfit
     from trainer.folder import FolderTaken
@@ -56,7 +55,6 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
         DataUnfit,
         FolderTaken,
         ModelUnfit,
-        AttentionUnfit,
         TokenizerUnfit,
         OutOfMemory,
         Diverged,

@@ -136,8 +136,8 @@ class TrainSettings:
     attention: Literal["auto", "varlen", "sdpa", "eager", "flash_attention_2", "flex_attention"] = field(
         default="auto", metadata=OPERATIONAL
     )
-    """varlen: ours, see `trainer.attention`; auto: flash attention where it can be used, else varlen (sdpa where
-    `compile` is set)."""
+    """varlen: ours, see `trainer.attention`; auto: the first that computes what the model means, of flash attention,
+    varlen (not where `compile` is set), sdpa and eager."""
     save_steps: int = field(default=0, metadata=OPERATIONAL)
     """Optimizer steps between checkpoints; 0: one at the end of each epoch."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)

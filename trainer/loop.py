@@ -42,6 +42,7 @@ class StepTrainer(Trainer):
         self, steps: Steps, evaluation: Steps | None, *, cost: ModelCost, workers: int, **arguments: Any
     ) -> None:
         super().__init__(train_dataset=steps, **arguments)
+        self.model_accepts_loss_kwargs = True  # found out by `trainer.probe`; some classes with images deny it
         self.evaluation = evaluation
         self.cost = cost
         self.workers = workers

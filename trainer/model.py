@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -30,8 +30,6 @@ from trainer import attention
 from trainer.config import ModelSettings, TrainSettings
 from trainer.flops import ModelCost
 from trainer.folder import RUN_FILE
-from trainer.loss import chunk_loss
-from trainer.packing import boundaries
 
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 
@@ -95,7 +93,7 @@ def build_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> 
         model = cast("PreTrainedModel", cast("Any", LlamaForCausalLM(config)).to(dtype))
     else:
         model = _pretrained(settings, dtype, implementation)
-    embedded = len(_embedding(model))
+    embedded = len(embedding(model))
     if len(tokenizer) > embedded:
         raise ModelUnfit(
             f"{settings.model.path}: its tokenizer has {len(tokenizer)} tokens, its model embeds {embedded}; "
@@ -124,58 +122,10 @@ def new_config(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, max_
 
 def force_dropout(config: Any, value: float) -> None:
     """Set every dropout probability of a model's configuration, whatever the architecture calls it."""
-    for name, old in list(vars(config).items()):
-        if ("dropout" in name or name.endswith("pdrop")) and type(old) in (int, float):
-            setattr(config, name, value)
-
-
-@contextmanager
-def on_hand(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that the model's device has: a model that will be sharded is on the CPU yet, which has no flash."""
-    chosen = model.config._attn_implementation
-    if model.device.type == "cpu" and str(chosen).startswith("flash_attention"):
-        model.config._attn_implementation = "sdpa"
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = chosen
-
-
-def check_packing(model: PreTrainedModel) -> None:
-    """Make sure that packed examples are read as if each were alone, by trying two.
-
-    The second one's logits are compared with those that it has alone, and the measure is how far from these they are
-    where the two are one text: rounding in bf16, in another order in every kernel, adds up with a model's depth.
-
-    Raises:
-        ModelUnfit: the model's logits for a packed row are not those of its examples.
-    """
-    vocabulary = len(_embedding(model))
-    call, training = cast("Any", model), model.training
-    lengths = (7, 11)
-    rows = [torch.arange(n, device=model.device).mul(5 + n).remainder(vocabulary) for n in lengths]
-    row = torch.cat(rows).unsqueeze(0)
-    positions = torch.cat([torch.arange(n, device=model.device) for n in lengths]).unsqueeze(0)
-    where = {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-        for name, value in boundaries(lengths).items()
-    }
-    model.eval()
-    with torch.no_grad(), on_hand(model):
-        alone, packed, mixed = (
-            call(**inputs, use_cache=False).logits[0, -lengths[1] :].float()
-            for inputs in (
-                {"input_ids": rows[1].unsqueeze(0)},
-                {"input_ids": row, "position_ids": positions, **where},
-                {"input_ids": row},
-            )
-        )
-    model.train(training)
-    if (packed - alone).norm() > (1e-3 if model.dtype == torch.float32 else 0.25) * (mixed - alone).norm():
-        raise ModelUnfit(
-            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed examples see each "
-            "other; set [train] packing = false"
-        )
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for name, old in list(vars(part).items()):
+            if ("dropout" in name or name.endswith(("pdrop", "layerdrop"))) and type(old) in (int, float):
+                setattr(part, name, value)
 
 
 def count(parameter: torch.Tensor) -> int:
@@ -191,14 +141,14 @@ def cost_of(model: PreTrainedModel, *, frozen: bool = False) -> ModelCost:
         frozen: whether adapters will be trained in its place.
     """
     config = model.config.get_text_config()
-    embedding = _embedding(model)
+    table = embedding(model)
     head = cast("torch.Tensor", model.get_output_embeddings().weight)
-    tied = head is embedding
+    tied = head is table
     total = sum(count(parameter) for parameter in model.parameters())
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    heads = getattr(config, "num_attention_heads", 0)  # other models than transformers have none
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
     return ModelCost(
-        body_parameters=total - embedding.numel() - (0 if tied else head.numel()),
+        body_parameters=total - table.numel() - (0 if tied else head.numel()),
         head_parameters=head.numel(),
         layers=config.num_hidden_layers,
         attention_width=width,
@@ -214,12 +164,39 @@ def _pretrained(settings: TrainSettings, dtype: torch.dtype, implementation: str
     try:
         config = AutoConfig.from_pretrained(path, revision=revision)
         force_dropout(config, settings.dropout)
+        for part in (config, config.get_text_config()):
+            if getattr(part, "output_router_logits", False):  # a loss besides, which would be added with every pass
+                part.output_router_logits = False
         loaded = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, config=config, dtype=dtype, attn_implementation=implementation, **quantised
+            path,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            attn_implementation=_attention_for(config, settings, implementation),
+            **quantised,
         )
+    except ModelUnfit:
+        raise
     except Exception as error:
         raise ModelUnfit(load_failure("model", path, error)) from error
     return cast("PreTrainedModel", loaded)
+
+
+def _attention_for(config: Any, settings: TrainSettings, wanted: str) -> str | None:
+    """What to load a model with: `wanted`, or None, transformers' choice, where this kind of model cannot take it.
+
+    Raises:
+        ModelUnfit: it cannot take ours, and was to.
+    """
+    architecture: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if architecture is None or wanted not in (attention.NAME, "flash_attention_2"):
+        return wanted
+    ours = wanted == attention.NAME
+    if architecture.is_backend_compatible() if ours else architecture._supports_flash_attn:
+        return wanted
+    if settings.attention == "varlen":
+        raise ModelUnfit(f'{architecture.__name__} knows no [train] attention = "varlen"; set "auto"')
+    return None if settings.attention == "auto" else wanted  # whose refusal says more
 
 
 def _quantisation(settings: TrainSettings) -> dict[str, Any]:
@@ -242,43 +219,6 @@ def _quantisation(settings: TrainSettings) -> dict[str, Any]:
             bnb_4bit_compute_dtype=arithmetic,
         )
     }
-
-
-def choose_loss(model: PreTrainedModel, settings: TrainSettings) -> str:
-    """Put the cross-entropy in place that is asked for.
-
-    Returns:
-        Which one it is: "chunked", "plain" or "liger".
-
-    Raises:
-        ModelUnfit: it cannot be had with this model, on this machine.
-    """
-    wanted = settings.cross_entropy
-    if wanted == "liger":
-        if find_spec("liger_kernel") is None or not torch.cuda.is_available():
-            raise ModelUnfit(
-                '[train] cross_entropy = "liger" needs a GPU and liger-kernel (pip install liger-kernel); "chunked" '
-                "needs neither"
-            )
-        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
-
-        if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-            raise ModelUnfit(
-                f'[train] cross_entropy = "liger": liger-kernel has none for {model.config.model_type} models; '
-                '"chunked" may do'
-            )
-        return wanted
-    if wanted != "plain":
-        with on_hand(model):
-            chunked = chunk_loss(model)
-    if wanted == "plain" or not chunked:
-        if wanted == "chunked":
-            raise ModelUnfit(
-                f"{type(model).__name__} does more than a matrix product to its logits, which no chunk can know; set "
-                '[train] cross_entropy = "plain"'
-            )
-        return "plain"
-    return "chunked"
 
 
 def check_compiler() -> None:
@@ -330,7 +270,8 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
     return adapted
 
 
-def _embedding(model: PreTrainedModel) -> torch.Tensor:
+def embedding(model: PreTrainedModel) -> torch.Tensor:
+    """A row for each token."""
     return cast("torch.Tensor", model.get_input_embeddings().weight)
 
 

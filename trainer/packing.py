@@ -248,7 +248,8 @@ def flatten(examples: Sequence[Example]) -> MicroBatch:
     """Lay examples one after the other in one row.
 
     Returns:
-        `input_ids` and `position_ids` of shape [1, tokens]; where examples begin, see `boundaries`; `logits_to_keep`
+        `input_ids` and `position_ids` of shape [1, tokens]; where examples begin, see `boundaries`, if there are
+        several (some models cannot read such a row, and refuse whatever says that it is one); `logits_to_keep`
         of shape [trained], the positions whose next token is trained, so that the head computes logits for these only;
         `labels` and `shift_labels` of shape [1, trained], those next tokens.
     """
@@ -266,7 +267,7 @@ def flatten(examples: Sequence[Example]) -> MicroBatch:
     return {
         "input_ids": torch.tensor([input_ids], dtype=torch.long),
         "position_ids": torch.tensor([position_ids], dtype=torch.long),
-        **boundaries([len(example.input_ids) for example in examples]),
+        **(boundaries([len(example.input_ids) for example in examples]) if len(examples) > 1 else {}),
         "logits_to_keep": torch.tensor(predicting, dtype=torch.long),
         "labels": shifted,
         "shift_labels": shifted,

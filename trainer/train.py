@@ -49,8 +49,6 @@ from trainer.model import (
     add_lora,
     build_model,
     check_compiler,
-    check_packing,
-    choose_loss,
     cost_of,
     count,
     first_line,
@@ -58,6 +56,7 @@ from trainer.model import (
     load_tokenizer,
 )
 from trainer.order import Permutation
+from trainer.probe import choose_loss, is_out_of_memory, settle_attention
 from trainer.progress import Bar, step_note
 
 TOKENIZER_PAIRS = 20_000
@@ -107,7 +106,7 @@ def train(
     Raises:
         DatabaseError, UnknownDataset, DataUnfit: of the data.
         FolderTaken: of the output folder.
-        ModelUnfit, AttentionUnfit, TokenizerUnfit: of the model.
+        ModelUnfit, TokenizerUnfit: of the model.
         SettingsError: a tracker that is not known, or not installed.
         OutOfMemory, Diverged: of the run; its row says failed, the same call goes on from the last checkpoint.
     """
@@ -221,8 +220,7 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
         model: Any = build_model(settings, tokenizer)
         if not _is_sharded(state.device) and not getattr(model, "is_quantized", False):
             model = model.to(state.device)  # the probes run with the kernels that training will take
-        if settings.packing:
-            check_packing(model)
+        settle_attention(model, settings)
         cost = cost_of(model, frozen=settings.lora is not None)
         cross_entropy = choose_loss(model, settings)
         parameters = sum(count(parameter) for parameter in model.parameters())
@@ -412,8 +410,7 @@ def _told_when_full(advice: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-        if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs):
+        if is_out_of_memory(error):
             raise OutOfMemory(advice()) from None
         raise
 

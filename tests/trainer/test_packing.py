@@ -8,13 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Starcoder2Config
+from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config
 from transformers.models.starcoder2 import Starcoder2ForCausalLM
 
 from trainer import attention
 from trainer.chat import Example
-from trainer.config import ModelSettings, TrainSettings
-from trainer.model import ModelUnfit, check_packing, choose_loss
 from trainer.packing import IGNORED, best_fit_decreasing, boundaries, even_bins, evened, filled_bins, flatten, spread
 
 pytestmark = pytest.mark.train
@@ -131,6 +129,8 @@ def test_a_row_holds_the_examples_and_where_each_begins() -> None:
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2]]
     assert batch["logits_to_keep"].tolist() == [1, 2, 4, 5]
     assert batch["shift_labels"].tolist() == [[3, 4, 6, 7]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 4, 7]
+    assert "cu_seq_lens_q" not in flatten([Example([1, 2], prompt_tokens=1)])
 
 
 def make_examples(count: int, vocabulary: int = 97) -> list[Example]:
@@ -262,41 +262,3 @@ def test_the_loss_is_that_of_labels_over_the_whole_row(name: str) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["llama", "starcoder2"])
-def test_models_that_keep_packed_examples_apart_are_accepted(name: str) -> None:
-    check_packing(models()[name])
-
-
-def test_a_deep_models_rounding_is_not_taken_for_packing_gone_wrong() -> None:
-    """In bf16 single logits are off by a sixth of their spread here, though the examples are apart."""
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 24}
-    config = LlamaConfig(**shape, vocab_size=400, num_attention_heads=4, initializer_range=0.2)
-    config._attn_implementation = "sdpa"
-    check_packing(LlamaForCausalLM(config).to(torch.bfloat16))
-
-
-def test_a_model_that_waits_on_the_cpu_is_tried_without_flash_attention() -> None:
-    """As one is that will be sharded over GPUs."""
-    model = models()["llama"]
-    model.config._attn_implementation = "flash_attention_2"
-    check_packing(model)
-    assert choose_loss(model, TrainSettings(model=ModelSettings(kind="new"))) == "chunked"
-    assert model.config._attn_implementation == "flash_attention_2"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_that_mixes_packed_examples_is_refused(dtype: torch.dtype) -> None:
-    """GPT-2's positions are honoured; one whose mask is given as all ones is not kept apart."""
-
-    class Mixing(GPT2LMHeadModel):
-        def forward(self, input_ids: Any = None, position_ids: Any = None, **kwargs: Any) -> Any:
-            mask = torch.ones_like(input_ids)
-            return super().forward(input_ids=input_ids, attention_mask=mask, **kwargs)
-
-    model: Any = Mixing(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
-    model = model.to(dtype)
-    with pytest.raises(ModelUnfit, match=r"set \[train\] packing = false"):
-        check_packing(model)

@@ -506,7 +506,7 @@ def test_a_model_that_does_not_fit_says_so(
     def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
 
-    monkeypatch.setattr("trainer.train.check_packing", full)
+    monkeypatch.setattr("trainer.train.settle_attention", full)
     expect_error(
         'out of memory while the model was loaded; in [train] try, in this order: precision = "bf16"; a smaller model',
         *("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "m"),
@@ -519,7 +519,7 @@ def test_other_errors_of_pytorch_are_not_taken_for_memory(
     def wrong(*_: Any, **__: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("trainer.train.check_packing", wrong)
+    monkeypatch.setattr("trainer.train.settle_attention", wrong)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         run(recipe_file(), url, tmp_path / "m")
 
