@@ -119,7 +119,7 @@ class OpenAIEngine:
             raise _Failed(f"the server went away ({error})", everybody=True) from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise EngineUnavailable(f"[model] base_url: not a URL: {self._model.base_url!r} ({error})") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # an answer that cannot be unpacked, too
             raise _Failed(f"the connection broke ({error or type(error).__name__})", everybody=False) from error
         self._answered = True
         if answer.status_code in _REFUSED:
@@ -177,13 +177,18 @@ def _completion(answer: httpx.Response) -> Completion:
         # A chat answer may hold no text at all: `content` is null beside a tool call or a refusal.
         text = choice["message"]["content"] or "" if "message" in choice else choice["text"]
         usage = body.get("usage") or {}
-        prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        prompt_tokens, completion_tokens = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
         finish_reason = choice.get("finish_reason") or "unknown"
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _Failed(f"the answer is no completion: {answer.text[:120]!r}", everybody=False) from error
     if not isinstance(text, str):
         raise _Failed(f"the answer is no completion: {answer.text[:120]!r}", everybody=False)
     return Completion(text, str(finish_reason), prompt_tokens, completion_tokens)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens as a database stores it; what a server says besides is nobody's number."""
+    return value if type(value) is int and 0 <= value < 2**31 else None
 
 
 def _message(answer: httpx.Response) -> str:
@@ -192,7 +197,7 @@ def _message(answer: httpx.Response) -> str:
         body = answer.json()
         error = body.get("error", body) if isinstance(body, dict) else body
         text = str(error.get("message") or error.get("detail") or error) if isinstance(error, dict) else str(error)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = answer.text
     return " ".join(text.split())[:300] or answer.reason_phrase
 

@@ -157,6 +157,8 @@ async def test_a_chat_answer_without_text_is_an_empty_completion() -> None:
         Step(200, {"choices": []}),
         Step(200, {"choices": [{"message": {"content": 5}}]}),
         Step(200, [1]),
+        Step(200, b"[" * 100_000),
+        Step(200, b"\x1f\x8b cut", {"Content-Encoding": "gzip"}),
         Step(body=None),
     ],
     ids=lambda step: f"{step.status}-{str(step.body)[:20]}",
@@ -165,6 +167,14 @@ async def test_what_passes_by_itself_is_waited_out(trouble: Step) -> None:
     with serving(trouble, trouble, Step()) as server:
         assert (await ask(server)).text == "hello"
     assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("tokens", ["5", 5.0, -1, 2**31, True, {}])
+async def test_what_is_no_number_of_tokens_is_not_stored(tokens: object) -> None:
+    """On PostgreSQL it would end the build."""
+    body = CHAT_ANSWER | {"usage": {"prompt_tokens": tokens, "completion_tokens": 2}}
+    with serving(Step(200, body)) as server:
+        assert await ask(server) == Completion("hello", "stop", None, 2)
 
 
 @pytest.mark.parametrize("status", [429, 503])
