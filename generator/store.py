@@ -542,7 +542,7 @@ def add_training(
         key = id or key_of("training", dataset_id, recipe_id, output, started_at.isoformat())
         training = models.Training(id=key, dataset_id=dataset_id, recipe_id=recipe_id, started_at=started_at)
         session.add(training)
-    training.status, training.output, training.finished_at = "running", output, None
+    training.status, training.output, training.finished_at, training.metrics = "running", output, None, None
     session.flush()
     return training
 

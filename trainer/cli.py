@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
     _need_torch("training")
     from trainer.chat import TokenizerUnfit
     from trainer.dataset import DataUnfit
-    from trainer.folder import FolderTaken
+    from trainer.folder import FolderTaken, FolderUnwritable
     from trainer.loop import Diverged
     from trainer.model import ModelUnfit
     from trainer.train import OutOfMemory, train
@@ -54,19 +55,28 @@ def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None
         UnknownDataset,
         DataUnfit,
         FolderTaken,
+        FolderUnwritable,
         ModelUnfit,
         TokenizerUnfit,
         OutOfMemory,
         Diverged,
         SettingsError,
     )
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         train(recipe, settings, url=url or recipe.database.url, dataset=dataset, output=output, say=click.echo)
     except expected as error:
         raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         click.echo("\nstopped; the same command goes on from the last checkpoint", err=True)
-        sys.exit(130)
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Stop as Ctrl-C does, so that the run's row says so: schedulers and service managers end a run by SIGTERM."""
+    raise KeyboardInterrupt(number)
 
 
 @click.command("respond")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
@@ -42,7 +45,7 @@ from trainer.dataset import (
     planned_pairs,
     survey,
 )
-from trainer.folder import RunFolder, claim
+from trainer.folder import FolderUnwritable, RunFolder, claim
 from trainer.loop import EpochEnds, StepTrainer, quiet_libraries
 from trainer.model import (
     ModelUnfit,
@@ -105,7 +108,7 @@ def train(
 
     Raises:
         DatabaseError, UnknownDataset, DataUnfit: of the data.
-        FolderTaken: of the output folder.
+        FolderTaken, FolderUnwritable: of the output folder.
         ModelUnfit, TokenizerUnfit: of the model.
         SettingsError: a tracker that is not known, or not installed.
         OutOfMemory, Diverged: of the run; its row says failed, the same call goes on from the last checkpoint.
@@ -123,32 +126,33 @@ def train(
         with PartialState().main_process_first():
             folder = claim(path, key, {"dataset_id": snapshot.id, **parameters})
         say(f"{snapshot.name} v{snapshot.version}: {snapshot.size:,} pairs; checkpoint in {path}")
-        done = folder.finished_metrics
-        if main:
-            with database.writing() as session:
-                add_training(session, id=key, dataset_id=snapshot.id, parameters=parameters, output=str(path))
-                if done is not None:
-                    finish_training(session, key, status="finished", metrics=done)
-        if done is not None:
+        with folder.held() if main else nullcontext():
+            done = folder.finished_metrics
             if main:
+                with database.writing() as session:
+                    add_training(session, id=key, dataset_id=snapshot.id, parameters=parameters, output=str(path))
+                    if done is not None:
+                        finish_training(session, key, status="finished", metrics=done)
+            if done is not None:
+                if main:
+                    with database.reading() as session:
+                        write_card(session, key, path)  # it may have been scored since
+                say(f"trained before, nothing to do: {summary(done)}")
+                return TrainResult(key, path, done, trained_now=False)
+            with _recorded(database, key, main), _told_when_unwritable(path):
+                source = PairSource(url, snapshot.id, snapshot.size)
+                try:
+                    metrics = _run(settings, source, folder, say)
+                finally:
+                    source.close()
+            if main:
+                with database.writing() as session:
+                    finish_training(session, key, status="finished", metrics=metrics)
                 with database.reading() as session:
-                    write_card(session, key, path)  # it may have been scored since
-            say(f"trained before, nothing to do: {summary(done)}")
-            return TrainResult(key, path, done, trained_now=False)
-        with _recorded(database, key, main):
-            source = PairSource(url, snapshot.id, snapshot.size)
-            try:
-                metrics = _run(settings, source, folder, say)
-            finally:
-                source.close()
-        if main:
-            with database.writing() as session:
-                finish_training(session, key, status="finished", metrics=metrics)
-            with database.reading() as session:
-                write_card(session, key, path)
-            folder.finish({"dataset_id": snapshot.id, **parameters}, metrics)
-        say(f"{summary(metrics)}; model in {path}")
-        return TrainResult(key, path, metrics, trained_now=True)
+                    write_card(session, key, path)
+                folder.finish({"dataset_id": snapshot.id, **parameters}, metrics)
+            say(f"{summary(metrics)}; model in {path}")
+            return TrainResult(key, path, metrics, trained_now=True)
     finally:
         database.close()
 
@@ -359,7 +363,7 @@ def training_arguments(settings: TrainSettings, steps: int, output: Path) -> Tra
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-        warmup_steps=math.ceil(settings.warmup * steps),
+        warmup_steps=min(math.ceil(settings.warmup * steps), steps - 1),  # whose rate is 0 in the first step
         optim="adafactor" if settings.optimizer == "adafactor" else "adamw_torch_fused" if gpu else "adamw_torch",
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -413,6 +417,27 @@ def _told_when_full(advice: Callable[[], str]) -> Iterator[None]:
         if is_out_of_memory(error):
             raise OutOfMemory(advice()) from None
         raise
+
+
+@contextmanager
+def _told_when_unwritable(path: Path) -> Iterator[None]:
+    """Turn what the system, safetensors and PyTorch raise when a file cannot be written into `FolderUnwritable`."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = first_line(error)
+        if isinstance(error, OSError):
+            unwritable = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+            reason = error.strerror or reason
+        else:
+            unwritable = any(sign in reason for sign in ("I/O error", "inline_container", "PytorchStreamWriter"))
+        if not unwritable:
+            raise
+        free_mib = shutil.disk_usage(path).free / 2**20
+        raise FolderUnwritable(
+            f"{path} cannot be written: {reason} ({free_mib:,.0f} MiB are free there); make room, or set [train] "
+            "keep_checkpoints = 1: the same command goes on from the last whole checkpoint"
+        ) from error
 
 
 def out_of_memory_advice(settings: TrainSettings, step: int | None = None) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import pytest
 import sqlalchemy as sa
 import torch
 from click.testing import CliRunner, Result
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from generator import models
 from generator.recipe import load_recipe
@@ -29,7 +31,7 @@ from trainer.train import TrainResult, out_of_memory_advice, train, training_arg
 pytestmark = pytest.mark.train
 
 WriteRecipe = Callable[..., Path]
-TINY_MODEL = {"kind": "new", "vocabulary": 320, "layers": 2, "heads": 2}
+TINY_MODEL: dict[str, Any] = {"kind": "new", "vocabulary": 320, "layers": 2, "heads": 2}
 
 
 def run(recipe_file: Path, url: str, output: Path, **options: Any) -> TrainResult:
@@ -205,9 +207,23 @@ def test_an_interrupted_run_says_so_in_its_row(
     row = training_row(url)
     assert (row.status, row.metrics) == ("failed", {"error": "interrupted"})
 
-    told = command("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "model")
+    arguments = ("--recipe", recipe_file(), "--db", url, "--output", tmp_path / "model")
+    told = command(*arguments)
     assert told.exit_code == 130
     assert told.stderr.endswith("stopped; the same command goes on from the last checkpoint\n")
+
+    seen: list[tuple[str, Any]] = []
+
+    def terminate(*_: Any) -> None:
+        seen.append((training_row(url).status, training_row(url).metrics))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("trainer.train.build_model", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    told = command(*arguments)
+    assert seen == [("running", None)]  # what was told of the last attempt is over
+    assert told.exit_code == 128 + signal.SIGTERM
+    assert (training_row(url).status, signal.getsignal(signal.SIGTERM)) == ("failed", before)
 
 
 # What is held out, adapters, precision
@@ -376,8 +392,12 @@ def test_another_recipes_checkpoint_is_not_overwritten(url: str, recipe_file: Wr
     output = tmp_path / "model"
     run(recipe_file(max_steps=1), url, output)
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-    message = f"{output} holds a checkpoint of another recipe or data set; give another --output, nothing was changed"
-    expect_error(message, "--recipe", recipe_file(max_steps=2), "--db", url, "--output", output)
+    message = (
+        f"{output} holds a checkpoint of another recipe or data set ([train] model.layers was 2 and is 1; [train] "
+        "max_steps was 1 and is 2); give another --output, nothing was changed"
+    )
+    recipe = recipe_file(max_steps=2, model={**TINY_MODEL, "hidden_size": 32, "layers": 1})
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", output)
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
@@ -399,6 +419,79 @@ def test_a_folder_with_other_files_is_not_taken(url: str, recipe_file: WriteReci
     (output / "chapter.tex").write_text("...")
     expect_error("is not empty and holds no run", "--recipe", recipe_file(), "--db", url, "--output", output)
     assert os.listdir(output) == ["chapter.tex"]  # noqa: PTH208
+
+
+def test_two_processes_do_not_train_in_one_folder(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    """The lock is of the process, and goes with it however that ends; the row stays as it was."""
+    recipe, output = recipe_file(max_steps=1), tmp_path / "model"
+    arguments = ("--recipe", recipe, "--db", url, "--output", output)
+    run(recipe, url, output)
+    holder = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(output / "state" / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        expect_error(f"another process is training in {output}", *arguments)
+        other.kill()
+    assert "nothing to do" in command(*arguments).output
+    assert training_row(url).status == "finished"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 13888 vs 13780"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_is_told_and_the_run_goes_on_later(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As the system, safetensors and PyTorch say it; the checkpoint before it counts."""
+    recipe, output = recipe_file(save_steps=1, max_steps=3), tmp_path / "model"
+    save = Trainer._save_checkpoint
+
+    def full(self: Trainer, *rest: Any) -> None:
+        if self.state.global_step == 2:
+            (output / "checkpoint-2").mkdir()
+            raise error
+        save(self, *rest)
+
+    arguments = ("--recipe", recipe, "--db", url, "--output", output)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save_checkpoint", full)
+        expect_error("MiB are free there); make room, or set [train] keep_checkpoints = 1", *arguments)
+    assert "going on from checkpoint-1\n" in command(*arguments).output
+    assert training_row(url).status == "finished"
+
+
+def test_a_folder_that_cannot_be_written_is_named(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "model"
+    expect_error(
+        f"{output} cannot be written: Not a directory", "--recipe", recipe_file(), "--db", url, "--output", output
+    )
+
+
+def test_a_folder_whose_first_file_was_cut_short_is_taken(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "run.json.partial").write_text('{"key')
+    assert run(recipe_file(max_steps=1), url, output).metrics["steps"] == 1
+
+
+def test_a_single_step_has_a_learning_rate(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    """It would be 0, were that step one of warm-up, and nothing be learned."""
+    run(recipe_file(max_steps=1), url, tmp_path / "model")
+    (entry,) = (
+        e for e in json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"] if "loss" in e
+    )
+    assert entry["learning_rate"] == 1e-3
 
 
 def test_a_recipe_without_a_train_table_is_refused(url: str, tmp_path: Path) -> None:
