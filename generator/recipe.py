@@ -108,6 +108,14 @@ class ModelSettings:
     """Local folder for the engines `transformers` and `vllm`; empty: `name` is loaded from the hub."""
     concurrency: int = 32
     """Requests in flight."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """Arguments of vLLM's own by their names, such as `max_model_len`, for the engine `vllm`; no part of any key."""
+
+    def __post_init__(self) -> None:
+        """Refuse a model that rows would not be named after."""
+        for key in ("model", "revision"):
+            if key in self.vllm:
+                raise ValueError(f"vllm.{key}: which model it is, `name`, `revision` and `path` say")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,10 @@ engine `openai` does the same from another process.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +23,17 @@ class VllmEngine:
 
     Args:
         model: `path` (a local folder) or else `name` and `revision` (on the hub) say what to load; `concurrency` is the
-            largest batch.
-        options: more of vLLM's engine arguments, by name.
+            largest batch; `vllm` holds more of vLLM's engine arguments, by name.
     """
 
-    def __init__(self, model: ModelSettings, **options: Any) -> None:
-        try:
-            import vllm
-        except ImportError as error:
+    def __init__(self, model: ModelSettings) -> None:
+        if find_spec("vllm") is None:
             raise EngineUnavailable(
-                f"[model] engine: 'vllm' needs vLLM ({error}): install it with selfalign into an environment of its "
-                "own, or use `vllm serve` and the engine 'openai'"
-            ) from error
-        self._vllm = vllm
+                "[model] engine: 'vllm' needs vLLM: install it with selfalign into an environment of its own, or use "
+                "`vllm serve` and the engine 'openai'"
+            )
         self._settings = model
-        self._options = options
-        self._starting = asyncio.Lock()
-        self._engine: Any = None
+        self._starting: asyncio.Task[Any] | None = None
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Draw one completion; cancelling frees its place in the batch.
@@ -44,12 +42,15 @@ class VllmEngine:
             RequestFailed: the prompt does not fit the model.
             EngineUnavailable: the model cannot be loaded, or the engine died.
         """
+        if self._starting is None:  # in a thread: it takes minutes, in which a build must go on saying that it is alive
+            self._starting = asyncio.create_task(asyncio.to_thread(self._start))
+        engine = await asyncio.shield(self._starting)
+        from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        engine = await self._started()
-        sampling = self._vllm.SamplingParams(
+        sampling = SamplingParams(
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
             max_tokens=request.sampling.max_tokens,
@@ -61,8 +62,8 @@ class VllmEngine:
             outputs = [output async for output in engine.generate(self._prompt(engine, request), sampling, request.id)]
         except EngineDeadError as error:
             raise EngineUnavailable(f"vLLM died; its log above says why ({error})") from error
-        except (ValueError, VLLMValidationError) as error:  # a prompt that does not fit, a setting that it refuses
-            raise RequestFailed(" ".join(str(error).split())[:300]) from error
+        except (ValueError, VLLMValidationError, EngineGenerateError) as error:  # what does not fit, or is refused
+            raise RequestFailed(_line(error.__cause__ or error)) from error
         if not outputs or not outputs[-1].outputs:
             raise RequestFailed("vLLM answered nothing")
         drawn = outputs[-1].outputs[0]
@@ -71,37 +72,40 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop the engine and free the accelerator."""
-        if self._engine is not None:
-            self._engine.shutdown()
-            self._engine = None
-
-    async def _started(self) -> Any:
-        async with self._starting:
-            if self._engine is None:
-                self._engine = self._start()
-            return self._engine
+        starting, self._starting = self._starting, None
+        if starting is None:
+            return
+        with suppress(EngineUnavailable):
+            await asyncio.to_thread((await starting).shutdown)
 
     def _start(self) -> Any:
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         settings = self._settings
         if settings.path and not Path(settings.path).is_dir():
             raise EngineUnavailable(f"[model] path: no such folder: {settings.path}")
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # what is printed belongs to the command
         source = settings.path or settings.name
+        arguments = {
+            "model": source,
+            "revision": None if settings.path else settings.revision or None,
+            "max_num_seqs": settings.concurrency,
+            "enable_prefix_caching": True,
+            "generation_config": "vllm",  # the model's own sampling settings are not the recipe's
+        }
         try:
-            return AsyncLLM.from_engine_args(
-                self._vllm.AsyncEngineArgs(
-                    model=source,
-                    revision=None if settings.path else settings.revision or None,
-                    max_num_seqs=settings.concurrency,
-                    enable_prefix_caching=True,
-                    # The model's own sampling settings are not the recipe's.
-                    generation_config="vllm",
-                    **self._options,
-                )
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise EngineUnavailable(f"vLLM cannot load {source}: {' '.join(str(error).split())[:300]}") from error
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            chosen = self._chosen(AsyncEngineArgs, arguments | settings.vllm)
+            return AsyncLLM.from_engine_args(chosen)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            raise EngineUnavailable(f"vLLM cannot load {source}: {_line(error)}") from error
+
+    @staticmethod
+    def _chosen(kind: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        try:
+            return kind(**arguments)
+        except TypeError as error:
+            raise EngineUnavailable(f"[model.vllm]: {_line(error)}") from error
 
     @staticmethod
     def _prompt(engine: Any, request: CompletionRequest) -> Any:
@@ -116,3 +120,7 @@ class VllmEngine:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # As tokens, since the template has written the special ones already.
         return {"prompt_token_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
