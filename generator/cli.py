@@ -113,9 +113,8 @@ def plan(recipe_path: str, url: str, as_json: bool, **model: str | None) -> None
     click.echo("to_do: can be made now; at_most: if every row before turns out usable; tokens and time: of at_most")
     for step in steps:
         if step["gone"]:
-            click.echo(
-                f"{step['gone']} seeds leave the choice: their rows stay, and their pairs are in no new snapshot"
-            )
+            what = "responses leave the pipeline" if step["stage"] == "selection" else "seeds leave the choice"
+            click.echo(f"{step['gone']} {what}: their rows stay, and their pairs are in no new snapshot")
         if step["judged_by"]:
             click.echo(f"{step['stage']}: judged by {step['judged_by']}")
 

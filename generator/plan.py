@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from generator import checking, models, work
@@ -28,7 +29,8 @@ class Step:
         done: rows there are.
         to_do: rows that could be made now.
         at_most: rows to make if every row of the stages before turns out usable; `to_do` is part of it.
-        gone: seeds that were chosen and will not be; what was made of them stays, and counts no longer.
+        gone: seeds that were chosen and will not be, and responses that were selected from and are no longer the
+            pipeline's; what was made of them stays, and counts no longer.
         cost: of `at_most` rows.
     """
 
@@ -67,9 +69,13 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
             lambda: counting.result()["responses"].rows,
         )
         seeds = choice_of_seeds(database, pipeline) if gathered else (0, _count_source(pipeline, say), 0)
-        judged = _count_judged(database, pipeline, selection)
+        judged = _count_judged(database, row, selection) if gathered else 0
         counts = counting.result()
-        unrun, all_programs = programs.result()
+        unrun, all_programs, is_whole = programs.result()
+    left = 0
+    if judged and not (is_whole and judged == counts["responses"].rows):  # some may have left, and others come
+        stayed = work.count_judged(database, chain, selection or "")
+        judged, left = stayed, judged - stayed
     stay, pending, gone = seeds  # of these so many rows of the stage below may yet come
     steps = [Step("seeds", stay, pending, pending, gone=gone)] if pending or gone or not gathered else []
     for stage, samples in chain.samples.items():
@@ -84,7 +90,7 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
     waits = any(step.to_do for step in steps)
     unjudged = max(0, counts["responses"].rows - judged)
     # Selection comes last: it has nothing to do now where anything is to be drawn or run.
-    steps.append(Step("selection", judged, 0 if waits else unjudged, unjudged + pending))
+    steps.append(Step("selection", judged, 0 if waits else unjudged, unjudged + pending, gone=left))
     with database.reading() as session:
         return [
             dataclasses.replace(
@@ -99,9 +105,21 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
 
 def _executed(session: Session, row: models.Pipeline | None, settings: SandboxSettings) -> models.Recipe | None:
     """How answers ran when they last ran as the settings ask: the pipeline's own way first, then the newest."""
-    last, default_limits = (row.executions_recipe_id, row.default_limits) if row else (None, None)
+    last = row.executions_recipe_id if row else None
+    default_limits = _default_limits(session, row, settings)
     ways = sorted(runs_of_answers(session), key=lambda recipe: recipe.id != last)
     return next((recipe for recipe in ways if runs_as_asked(recipe.parameters, settings, default_limits)), None)
+
+
+def _default_limits(session: Session, row: models.Pipeline | None, settings: SandboxSettings) -> dict[str, Any] | None:
+    """What the sandbox gives programs that ask for nothing, as a build last heard of it: this pipeline's or another."""
+    if row is not None and row.default_limits is not None:
+        return row.default_limits
+    told = sa.select(models.Pipeline).where(models.Pipeline.default_limits.is_not(None))
+    for other in session.scalars(told.order_by(models.Pipeline.updated_at.desc())):
+        if other.parameters.get("sandbox", {}).get("address", settings.address) == settings.address:
+            return other.default_limits
+    return None
 
 
 def _checks(
@@ -129,10 +147,8 @@ def _count_source(pipeline: Pipeline, say: Callable[[str], None]) -> int:
     return min(kept, pipeline.recipe.seeds.limit or kept)
 
 
-def _count_judged(database: Database, pipeline: Pipeline, selection: str | None) -> int:
+def _count_judged(database: Database, row: models.Pipeline | None, selection: str | None) -> int:
     """The responses that a selection has gone through; `selection` is its recipe id."""
-    with database.reading() as session:
-        row = session.get(models.Pipeline, pipeline.name)
     # What was selected so before the last build was not frozen last: it is gone through again.
     if row is None or selection is None or row.selection_recipe_id != selection:
         return 0

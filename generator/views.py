@@ -163,9 +163,11 @@ SCORED_RESPONSES = """
 SELECT p.name AS pipeline, s.response_id, r.instruction_id, s.agreement, s.tests, s.tests_passed, s.group_size,
     s.stub_failed, s.mutants, s.mutants_killed, s.mutation_score, s.flaky, j.kept, j.filter, j.reason, j.other_id
 FROM pipelines p
-JOIN scores s ON s.recipe_id = p.checks_recipe_id AND s.complete
-JOIN responses r ON r.id = s.response_id
+CROSS JOIN pipeline_responses r
+CROSS JOIN scores s
 LEFT JOIN judgements j ON j.recipe_id = p.selection_recipe_id AND j.subject_id = s.response_id
+WHERE p.checks_recipe_id IS NOT NULL AND r.pipeline = p.name
+    AND s.recipe_id = p.checks_recipe_id AND s.response_id = r.response_id AND s.complete
 """
 
 REJECTED_SEEDS = """

@@ -231,18 +231,22 @@ def count_down_to(database: Database, chain: Chain, last: str) -> dict[str, Coun
 
 def count_programs(
     database: Database, chain: Chain, recipe_id: str | None, responses: Callable[[], int]
-) -> tuple[int, int]:
-    """Count the distinct programs of a chain's responses: those that `count_unrun` counts, and all."""
+) -> tuple[int, int, bool]:
+    """Count the distinct programs of a chain's responses: those that `count_unrun` counts, and all.
+
+    And tell whether the chain is known to have all responses of their recipe.
+    """
     unrun = count_unrun(database, chain, recipe_id, responses)
     if recipe_id is None:
-        return unrun, unrun
-    if _has_all_responses(database, chain, responses()):
+        return unrun, unrun, False
+    is_whole = _has_all_responses(database, chain, responses())
+    if is_whole:
         query = _distinct_of_recipe(chain)
     else:
         mine = rows_of(chain, "responses").where(Response.program_key.is_not(None))
         query = mine.with_only_columns(sa.func.count(Response.program_key.distinct()))
     with database.counting() as session:
-        return unrun, session.scalar(query) or 0
+        return unrun, session.scalar(query) or 0, is_whole
 
 
 def count_unrun(
@@ -283,6 +287,14 @@ def count_of_recipe(database: Database, table: type[Response] | type[Judgement],
     """Count all rows of a table that were made under a recipe, whosever they are."""
     with database.counting() as session:
         return session.scalar(sa.select(sa.func.count()).where(table.recipe_id == recipe_id)) or 0
+
+
+def count_judged(database: Database, chain: Chain, recipe_id: str) -> int:
+    """Count the chain's responses that were judged under a recipe of selection."""
+    judged = sa.and_(Judgement.recipe_id == recipe_id, Judgement.subject_id == Response.id)
+    with database.counting() as session:
+        query = rows_of(chain, "responses").join(Judgement, judged).with_only_columns(sa.func.count())
+        return session.scalar(query) or 0
 
 
 def _distinct_of_recipe(chain: Chain) -> sa.Select[Any]:

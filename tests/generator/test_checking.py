@@ -357,3 +357,17 @@ def test_a_pipeline_that_was_never_built_has_no_plan(database: Database) -> None
     assert checking.find_plan(database, "nothing") is None
     with database.reading() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(models.Check)) == 0
+
+
+async def test_scores_are_shown_of_a_pipelines_own_responses(small: Recipe, database: Database) -> None:
+    """Not those of samples that it no longer wants, nor of another pipeline's that are checked alike."""
+    mutants = SelectionSettings(mutants=2)
+    await run(checked(small, mutants), database)
+    fewer = dataclasses.replace(
+        checked(small, mutants), name="fewer", responses=dataclasses.replace(small.responses, samples=1)
+    )
+
+    await run(fewer, database)
+
+    shown = rows(database, "SELECT pipeline, count(*), count(kept) FROM scored_responses GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in shown] == [("fewer", 5, 5), ("small", 15, 15)]

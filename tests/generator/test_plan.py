@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import sqlalchemy as sa
+
 from generator.estimate import Cost
 from generator.models import Pipeline as Pipelines
-from generator.pipeline import Pipeline, Report, build
+from generator.models import PipelineSeed
+from generator.pipeline import Pipeline, Report, build, declare, gather_seeds
 from generator.plan import Step, plan
 from generator.progress import Silent
 from generator.recipe import Recipe, SelectionSettings
@@ -97,6 +100,42 @@ async def test_limits_that_were_in_force_before_cost_nothing(small: Recipe, data
     assert changed["selection"] == (0, 0, 15)
     assert again["executions"] == (programs, 0, 0)
     assert report.programs_run == 0
+
+
+async def test_responses_that_leave_are_told(small: Recipe, database: Database) -> None:
+    await run(small, database)
+
+    *_, selection = plan(
+        database, Pipeline(dataclasses.replace(small, responses=dataclasses.replace(small.responses, samples=2)))
+    )
+
+    assert (selection.done, selection.to_do, selection.at_most, selection.gone) == (10, 0, 0, 5)
+
+
+async def test_responses_that_leave_are_told_where_as_many_come(small: Recipe, database: Database) -> None:
+    """Of a seed that was chosen before; both were drawn, so that numbers alone show no change."""
+    await run(small, database)
+    await run(limited(small, 4), database)
+    with database.writing() as session:
+        first, *_, last = session.scalars(sa.select(PipelineSeed).order_by(PipelineSeed.seed_id))
+        first.chosen, last.chosen = False, True
+
+    selection = next(step for step in plan(database, Pipeline(limited(small, 4))) if step.stage == "selection")
+
+    assert (selection.done, selection.gone) == (9, 3)
+
+
+async def test_a_new_pipeline_takes_the_sandbox_to_give_what_it_gives_others(small: Recipe, database: Database) -> None:
+    """What ran under limits that another pipeline asks for runs again under those that nobody asks for."""
+    await run(with_cpu_time(small, 2 * LIMITS.cpu_time_ms), database)
+    other = dataclasses.replace(small, name="other")
+    declare(database, Pipeline(other))
+    gather_seeds(database, Pipeline(other), Silent())
+
+    planned = steps(other, database)["executions"]
+    report = await run(other, database)
+
+    assert planned == (0, report.programs_run, report.programs_run)
 
 
 async def test_a_limit_that_is_no_longer_set_is_the_sandboxs_own_again(small: Recipe, database: Database) -> None:
