@@ -7,6 +7,7 @@ instruction's have run. Each step finds by query what it has not done, so that t
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -384,12 +385,14 @@ def _score_instruction(session: Session, plan: Plan, samples: list[Sample]) -> i
         if kind == Kind.REPEAT:
             repeated[id] = several or [verdict]
     scores = score(samples, verdicts, plan.settings, repeated)
+    judged = sa.select(sa.func.max(models.Judgement.created_at)).where(models.Judgement.subject_id.in_(passed))
+    last = session.scalar(judged)
     rows: list[dict[str, Any]] = [
         {
             "recipe_id": plan.id,
             "response_id": id,
             "complete": True,
-            "created_at": models.utc_now(),
+            "created_at": _after(last),
             **dataclasses.asdict(found),
         }
         for id, found in scores.items()
@@ -397,6 +400,15 @@ def _score_instruction(session: Session, plan: Plan, samples: list[Sample]) -> i
     if rows:
         session.execute(sa.update(models.Score), rows)
     return len(rows)
+
+
+def _after(moment: dt.datetime | None) -> dt.datetime:
+    """Now, or just after `moment`: clocks go back, and those of several hosts differ, but what is newer is asked."""
+    now = models.utc_now()
+    if moment is None:
+        return now
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)  # SQLite keeps no zone
+    return max(now, aware + dt.timedelta(microseconds=1))
 
 
 def _unplanned(chain: Chain, checks: str, executions: str) -> sa.Select[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 from typing import Any
 
@@ -142,6 +143,27 @@ async def test_a_sample_that_comes_later_counts_in_the_agreement_of_the_others(
     once = rows(database, "SELECT response_id, kept, filter, other_id FROM scored_responses ORDER BY response_id")
     assert len(once) == 15
     assert sum(row.kept for row in once) == 5
+
+
+async def test_what_is_scored_anew_is_judged_anew_whatever_the_clock_says(small: Recipe, database: Database) -> None:
+    """It was a day ahead when the samples that were there first were judged, or another host's was."""
+    refused: set[str] = set()
+
+    def refuse(request: CompletionRequest) -> None:
+        if stage_of(request) == "responses" and request.sampling.seed % 3 == 0:
+            refused.add(request.prompt.messages[-1].content)
+            raise RequestFailed("status 400")
+
+    await run(checked(small), database, engine=RuleEngine(before=refuse))
+    with database.writing() as session:
+        ahead = models.utc_now() + dt.timedelta(days=1)
+        session.execute(sa.update(models.Judgement).values(created_at=ahead))
+    forget_failed(database, Pipeline(checked(small)))
+
+    report = await run(checked(small), database)
+
+    assert report.snapshot is not None
+    assert 0 < report.snapshot.judged == 3 * len(refused)
 
 
 async def test_the_answer_that_most_samples_agree_with_is_chosen(small: Recipe, database: Database) -> None:
