@@ -90,7 +90,7 @@ class SandboxServicer:
         if self._draining:
             raise Unavailable("the server is draining")
         with self._counted():
-            return await self._run(request, self._caller(context), context.time_remaining(), patient=False)
+            return await self._run(request, self._caller(context), context.time_remaining())
 
     @errors_to_status
     async def execute_stream(self, _requests: object, context: Context) -> None:
@@ -107,7 +107,8 @@ class SandboxServicer:
         caller = self._caller(context)
 
         async def run(request: pb.ExecuteRequest, remaining_s: float | None) -> pb.ExecuteResponse:
-            return await self._run(request, caller, remaining_s, patient=True)
+            await stream.until_read()
+            return await self._run(request, caller, remaining_s, stream)
 
         stream = kind(run, context, self._config.stream_window, self._config.queue_bytes // self._config.max_streams)
         with self._counted(), self._registered(stream, caller.name):
@@ -162,7 +163,7 @@ class SandboxServicer:
         }
 
     async def _run(
-        self, request: pb.ExecuteRequest, caller: Caller, remaining_s: float | None, patient: bool
+        self, request: pb.ExecuteRequest, caller: Caller, remaining_s: float | None, stream: Stream | None = None
     ) -> pb.ExecuteResponse:
         call = _Call(request, caller)
         try:
@@ -171,7 +172,7 @@ class SandboxServicer:
             key = self._cache.key(job) if job.cache else None
             outcome = self._cache.get(key, job.request_id) if key else None
             if outcome is None:
-                outcome = await self._run_in_slot(job, request, call, remaining_s, patient)
+                outcome = await self._run_in_slot(job, request, call, remaining_s, stream)
                 if key:
                     self._cache.put(key, outcome)
             response = outcome_to_wire(outcome)
@@ -186,10 +187,14 @@ class SandboxServicer:
         return response
 
     async def _run_in_slot(
-        self, job: Job, request: pb.ExecuteRequest, call: _Call, remaining_s: float | None, patient: bool
+        self, job: Job, request: pb.ExecuteRequest, call: _Call, remaining_s: float | None, stream: Stream | None
     ) -> Outcome:
         size = request.ByteSize()
-        await self.admission.enter(call.caller.name, size, remaining_s, patient)
+        await self.admission.enter(call.caller.name, size, remaining_s, patient=stream is not None)
+        while stream is not None and not stream.is_read:  # a slot is not for waiting
+            self.admission.leave(size, None)
+            await stream.until_read()
+            await self.admission.enter(call.caller.name, size, remaining_s, patient=True)
         started_s = call.admitted()
         run_s = None
         try:

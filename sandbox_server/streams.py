@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -14,9 +14,18 @@ from sandbox_server.statuses import Context, status_of
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.wire import ENVELOPE_BYTES, TOGETHER_BYTES
 
+_CANCELLED_S = 1.0
 _TOGETHER_S = 0.016  # that answers wait for others: a few programs' time, where many more wait for a slot
 
 Run = Callable[[pb.ExecuteRequest, float | None], Awaitable[pb.ExecuteResponse]]
+
+
+class _Answer(NamedTuple):
+    """An answer that is to be written, with the bytes of its own and of its request."""
+
+    message: pb.ExecuteResponse
+    size: int
+    request_size: int
 
 
 class Stream:
@@ -27,7 +36,8 @@ class Stream:
         context: the call.
         window: requests between being read and being answered; then reading stops, and gRPC's flow control stops the
             client.
-        window_bytes: what these requests may hold together; one is always let through.
+        window_bytes: what these requests may hold together, one of which is always let through; and what answers may
+            that the client has not read, before it must for more to run.
     """
 
     def __init__(self, run: Run, context: Context, window: int, window_bytes: int) -> None:
@@ -38,7 +48,9 @@ class Stream:
         self._held = 0
         self._held_bytes = 0
         self._released = asyncio.Event()
-        self._answers: deque[tuple[pb.ExecuteResponse, int]] = deque()  # with what their requests hold
+        self._answers: deque[_Answer] = deque()
+        self._unread_bytes = 0
+        self._read = asyncio.Event()
         self._to_write = asyncio.Event()
         self._complete = False
         self._runs: dict[str, asyncio.Task[None]] = {}
@@ -62,6 +74,17 @@ class Stream:
             self._to_write.set()
         if self._draining:
             raise Unavailable("the server is draining")
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its client reads its answers; else nothing of it should run, or they would fill the memory."""
+        return self._unread_bytes <= self._window_bytes
+
+    async def until_read(self) -> None:
+        """Wait for `is_read`."""
+        while not self.is_read:
+            self._read.clear()
+            await self._read.wait()
 
     def drain(self) -> None:
         """Read no more."""
@@ -131,7 +154,8 @@ class Stream:
         self._answer(answer, size)
 
     def _answer(self, answer: pb.ExecuteResponse, size: int) -> None:
-        self._answers.append((answer, size))
+        self._answers.append(_Answer(answer, answer.ByteSize(), size))
+        self._unread_bytes += self._answers[-1].size
         self._to_write.set()
 
     async def _run_in_time(self, request: pb.ExecuteRequest, timeout_s: float) -> pb.ExecuteResponse:
@@ -148,20 +172,26 @@ class Stream:
             await self._to_write.wait()
             self._to_write.clear()
             while self._answers:
-                await self._write_next()
+                try:
+                    await self._write_next()
+                except grpc.aio.InternalError:
+                    await asyncio.sleep(_CANCELLED_S)  # the client has gone, and gRPC is about to cancel us
+                    raise
             if self._complete:
                 return
 
     async def _write_next(self) -> None:
         """Write a message."""
-        answer, size = self._answers.popleft()
-        await self._context.write(answer)
-        self._release(1, size)
+        answer = self._answers.popleft()
+        await self._context.write(answer.message)
+        self._release([answer])
 
-    def _release(self, answers: int, size: int) -> None:
-        self._held -= answers
-        self._held_bytes -= size
+    def _release(self, written: list[_Answer]) -> None:
+        self._held -= len(written)
+        self._held_bytes -= sum(answer.request_size for answer in written)
+        self._unread_bytes -= sum(answer.size for answer in written)
         self._released.set()
+        self._read.set()
 
 
 class BatchStream(Stream):
@@ -184,17 +214,16 @@ class BatchStream(Stream):
         if len(self._runs) >= self._many:
             await asyncio.sleep(_TOGETHER_S)
         message = pb.ExecuteResponses()
-        room, held = TOGETHER_BYTES, 0
+        room = TOGETHER_BYTES
+        written: list[_Answer] = []
         while self._answers:
-            answer, size = self._answers[0]
-            room -= answer.ByteSize() + ENVELOPE_BYTES
-            if room < 0 and message.responses:
+            room -= self._answers[0].size + ENVELOPE_BYTES
+            if room < 0 and written:
                 break
-            self._answers.popleft()
-            message.responses.append(answer)
-            held += size
+            written.append(self._answers.popleft())
+            message.responses.append(written[-1].message)
         await self._context.write(message)
-        self._release(len(message.responses), held)
+        self._release(written)
 
 
 def _refusal(error: Exception, request_id: str = "") -> pb.ExecuteResponse:

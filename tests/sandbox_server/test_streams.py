@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import grpc
@@ -19,7 +20,7 @@ from sandbox_server.server import serving
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.v1 import sandbox_pb2_grpc as pb_grpc
 from sandbox_server.wire import SERVICE
-from tests.fakes import FakeSandbox, passes
+from tests.fakes import INFO, Behaviour, FakeSandbox, passes
 
 Code = grpc.StatusCode
 METHOD = "ExecuteStream"
@@ -77,7 +78,8 @@ class Doors:
 @contextlib.asynccontextmanager
 async def stream(fake: FakeSandbox, tmp_path, **settings) -> AsyncIterator:
     config = ServerConfig(address=f"unix:{tmp_path}/s.sock", drain_grace_s=5, **settings)
-    async with serving(fake, config) as address, grpc.aio.insecure_channel(address) as channel:
+    any_size = [("grpc.max_receive_message_length", -1)]
+    async with serving(fake, config) as address, grpc.aio.insecure_channel(address, options=any_size) as channel:
         call = begin(channel)
         yield call
         call.cancel()
@@ -210,6 +212,46 @@ async def test_reading_stops_at_what_requests_may_hold_in_memory(tmp_path) -> No
         fake.behaviour.open("a")
         assert (await call.read()).request_id == "a"
         await until(lambda: fake.running == 1)
+
+
+def answering_at_length(doors: Doors, name: str) -> Behaviour:
+    """One answer is more than a connection takes in before its client reads."""
+
+    async def behaviour(job: Job) -> Outcome:
+        outcome = await doors(job)
+        return dataclasses.replace(outcome, stdout=bytes(24 << 20)) if job.request_id == name else outcome
+
+    return behaviour
+
+
+async def test_nothing_more_runs_while_the_client_does_not_read_its_answers(tmp_path) -> None:
+    doors = Doors()
+    fake = FakeSandbox(answering_at_length(doors, "a"), dataclasses.replace(INFO, slots=1))
+    async with stream(fake, tmp_path, queue_bytes=1 << 20, max_streams=1) as call:
+        for name in ("a", "b", "free"):
+            await call.write(request(name))
+        await until(lambda: fake.running == 1)
+        doors.open("a")
+        await asyncio.sleep(0.2)
+        assert [job.request_id for job in fake.started if job.request_id] == ["a"]
+        assert (await call.read()).request_id == "a"
+        doors.open("b")
+        assert {(await call.read()).request_id for _ in range(2)} == {"b", "free"}
+
+
+async def test_a_client_that_leaves_an_answer_unread_is_no_error_of_ours(tmp_path, caplog) -> None:
+    doors = Doors()
+    fake = FakeSandbox(answering_at_length(doors, "a"))
+    async with stream(fake, tmp_path) as call:
+        for name in ("a", "b"):
+            await call.write(request(name))
+        await until(lambda: fake.running == 2)
+        doors.open("a")
+        await until(lambda: fake.running == 1)
+        await asyncio.sleep(0.1)  # for it to be half written
+        call.cancel()
+        await until(lambda: [job.request_id for job in fake.killed] == ["b"])
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_cancelling_one_kills_that_one(tmp_path) -> None:
