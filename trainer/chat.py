@@ -6,7 +6,9 @@ program that loads the saved tokenizer write the same prompt.
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +23,17 @@ RESPONSE_HEADING = "### Response\n"
 TERMINATOR = "###"
 """The headings' first characters: a model that goes on after its answer writes them next."""
 
+TODAY = datetime.date(2024, 7, 26)
+"""What a template that writes today's date writes instead (Llama's do, and this is what they fall back to): a run that
+goes on tomorrow, and a model that is asked next year, read the prompts that were trained on."""
+
+_DATED = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+
 REFUSALS = {
     "overlong": "longer than max_tokens",
     "no_response": "prompt so long, or response so short, that no token is left to learn",
     "prompt_not_prefix": "prompt's tokens are not the first tokens of prompt and response",
-    "eos_inside": "response contains the end-of-sequence token",
+    "special_inside": "instruction or response spells one of the tokenizer's special tokens",
 }
 """Why a pair is not trained on: short name and meaning."""
 
@@ -78,7 +86,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, template: TemplateSett
         source: how messages name the tokenizer.
 
     Raises:
-        TokenizerUnfit: it has no EOS token, or no chat template of its own although it shall be used.
+        TokenizerUnfit: it has no EOS token, or no chat template of its own although it shall be used, or one that
+            fails.
     """
     if tokenizer.eos_token_id is None:
         raise TokenizerUnfit(
@@ -91,11 +100,38 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, template: TemplateSett
         raise TokenizerUnfit(
             f'{source}: the tokenizer has no chat template; set [train] template = {{ kind = "sections" }}'
         )
+    elif isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = _DATED.sub(
+            lambda found: json.dumps(TODAY.strftime(found[2])), tokenizer.chat_template
+        )
+    try:
+        text_of(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        prompt_of(tokenizer, [{"role": "user", "content": "a"}])
+    except Exception as error:  # templates are programs
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TokenizerUnfit(
+            f"{source}: the tokenizer's chat template fails for an instruction and its response: {reason}; set [train] "
+            'template = { kind = "sections" }'
+        ) from error
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """A conversation that ends with the model's response as text; `messages` are role and content."""
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False))
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """The text after which the model's response begins; `messages` are role and content, the last one the user's."""
     return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """How the tokenizer's special tokens are written, longest first; without those that plain text has too ("!")."""
+    known = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.all_special_tokens}
+    known |= {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    plain: Any = tokenizer(list(known), add_special_tokens=False, split_special_tokens=True)
+    pieces = dict(zip(known, plain["input_ids"], strict=True))
+    return sorted((text for text, number in known.items() if pieces[text] != [number]), key=len, reverse=True)
 
 
 class Encoder:
@@ -114,6 +150,7 @@ class Encoder:
         self.max_tokens = max_tokens
         self.overlong = overlong
         self._eos = int(tokenizer.eos_token_id)
+        self._special = re.compile("|".join(map(re.escape, special_texts(tokenizer))))
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Example | str]:
         """Tokenise (instruction, response) pairs.
@@ -129,23 +166,24 @@ class Encoder:
             for messages, (_, response) in zip(asked, pairs, strict=True)
         ]
         prompts = self._tokenise([prompt_of(self.tokenizer, messages) for messages in asked])
-        wholes = self._tokenise(
-            [str(self.tokenizer.apply_chat_template(messages, tokenize=False)) for messages in answered]
-        )
-        empty = [not response.strip() for _, response in pairs]
+        wholes = self._tokenise([text_of(self.tokenizer, messages) for messages in answered])
         return [
-            "no_response" if nothing else self._example(prompt, whole)
-            for prompt, whole, nothing in zip(prompts, wholes, empty, strict=True)
+            self._refused(*pair) or self._example(prompt, whole)
+            for pair, prompt, whole in zip(pairs, prompts, wholes, strict=True)
         ]
+
+    def _refused(self, instruction: str, response: str) -> str:
+        if not response.strip():
+            return "no_response"
+        # The template's text is tokenised in one piece, and a turn's end in an instruction would be one.
+        return "special_inside" if self._special.search(instruction) or self._special.search(response) else ""
 
     def _example(self, prompt: list[int], whole: list[int]) -> Example | str:
         if whole[: len(prompt)] != prompt:
             return "prompt_not_prefix"
         response = whole[len(prompt) :]
-        ends = response.count(self._eos)
-        if ends > 1:
-            return "eos_inside"
         # What a template writes after EOS belongs to the next turn; one that writes no EOS gets it.
+        ends = self._eos in response
         response = response[: response.index(self._eos) + 1] if ends else [*response, self._eos]
         too_many = len(prompt) + len(response) - self.max_tokens
         if too_many > 0:

@@ -104,7 +104,7 @@ def respond_command(
     from trainer.chat import TokenizerUnfit
     from trainer.loop import quiet_libraries
     from trainer.model import ModelUnfit
-    from trainer.respond import ExampleUnfit, Responder, read_example
+    from trainer.respond import ExampleUnfit, PromptUnfit, Responder, read_example
 
     if instruction == "-":
         instruction = sys.stdin.read()
@@ -120,7 +120,7 @@ def respond_command(
                 max_tokens=max_tokens,
                 temperature=temperature,
             )
-    except (ExampleUnfit, ModelUnfit, TokenizerUnfit) as error:
+    except (ExampleUnfit, ModelUnfit, PromptUnfit, TokenizerUnfit) as error:
         raise click.ClickException(str(error)) from None
     click.echo(json.dumps(dataclasses.asdict(answer)) if as_json else answer.text)
 

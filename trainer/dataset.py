@@ -109,6 +109,11 @@ class Survey:
         """Of one epoch of training."""
         return int(self.train[:, 1].sum(dtype=np.int64))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(int(rows[:, 1].max(initial=0)) for rows in (self.train, self.evaluation))
+
     def refusals(self) -> list[str]:
         """How many rows were left out for what reason, in words, the most frequent first."""
         return [f"{count:,}: {REFUSALS[reason]}" for reason, count in Counter(self.refused).most_common()]

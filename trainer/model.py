@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -126,6 +127,30 @@ def force_dropout(config: Any, value: float) -> None:
         for name, old in list(vars(part).items()):
             if ("dropout" in name or name.endswith(("pdrop", "layerdrop"))) and type(old) in (int, float):
                 setattr(part, name, value)
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a model of this configuration reads at most, or a number that nothing reaches if it does not say."""
+    text = config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None) or sys.maxsize)
+
+
+def check_context(model: PreTrainedModel, longest: int) -> str:
+    """Compare the longest example with what the model reads.
+
+    Returns:
+        What to tell: rotary positions go on past the end, for better or worse. Nothing if it fits.
+
+    Raises:
+        ModelUnfit: it has no positions for so many tokens.
+    """
+    context = context_of(model.config)
+    if longest <= context:
+        return ""
+    told = f"the longest pair has {longest:,} tokens, and {type(model).__name__} has a context of {context:,}"
+    if getattr(model.config.get_text_config(), "rope_parameters", None) is None:
+        raise ModelUnfit(f"{told}; set [train] max_tokens = {context}")
+    return told
 
 
 def count(parameter: torch.Tensor) -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from trainer.chat import RESPONSE_HEADING, TERMINATOR, TokenizerUnfit, prompt_of
-from trainer.model import ModelUnfit, first_line, load_failure, load_tokenizer
+from trainer.model import ModelUnfit, context_of, first_line, load_failure, load_tokenizer
 
 TAIL_TOKENS = 8
 """The terminator is looked for in the text of so many last tokens; it has three characters, so three would do."""
@@ -19,6 +19,10 @@ TAIL_TOKENS = 8
 
 class ExampleUnfit(ValueError):
     """The one-shot file is not what it should be; the message says what was expected."""
+
+
+class PromptUnfit(ValueError):
+    """The model cannot be asked this; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Responder:
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
             self.model = loaded.to(chosen).eval()
+            self.model.generation_config = GenerationConfig()  # a base model's penalties would be in every answer
         except Exception as error:
             raise ModelUnfit(load_failure("model", path, error)) from error
         # A response under our headings is over when the next heading begins; other templates end with EOS alone.
@@ -79,21 +84,30 @@ class Responder:
             instruction: the task.
             response_prefix: how the answer begins, e.g. a code fence; put verbatim after the prompt.
             example: instruction and response of a one-shot example that comes before.
-            max_tokens: drawn at most.
+            max_tokens: drawn at most; fewer where the model's context ends before.
             temperature: 0 is greedy.
+
+        Raises:
+            PromptUnfit: the prompt leaves no room for an answer, or the chat template refuses it.
         """
         prompt = self.prompt(instruction, example) + response_prefix
         inputs = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(self.model.device)
         before = inputs["input_ids"].shape[1]
+        room = context_of(self.model.config) - before
+        if room < 1:
+            raise PromptUnfit(
+                f"the prompt has {before:,} tokens, and the model reads {before + room:,} with its answer; shorten the "
+                "instruction or the one-shot example"
+            )
         sampling: dict[str, Any] = (
-            {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+            {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         )
         criteria = [_Terminated(self.tokenizer, self.terminator, before)] if self.terminator else []
         with torch.inference_mode():
             drawn = self.model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                max_new_tokens=max_tokens,
+                max_new_tokens=min(max_tokens, room),
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.eos_token_id,
                 stopping_criteria=StoppingCriteriaList(criteria),
@@ -111,7 +125,10 @@ class Responder:
         if example is not None:
             shown, answer = example
             messages = [{"role": "user", "content": shown}, {"role": "assistant", "content": answer}, *messages]
-        return prompt_of(self.tokenizer, messages)
+        try:
+            return prompt_of(self.tokenizer, messages)
+        except Exception as error:  # templates are programs
+            raise PromptUnfit(f"the model's chat template fails: {first_line(error)}") from error
 
 
 class _Terminated(StoppingCriteria):

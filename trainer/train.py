@@ -52,6 +52,7 @@ from trainer.model import (
     add_lora,
     build_model,
     check_compiler,
+    check_context,
     cost_of,
     count,
     first_line,
@@ -224,6 +225,8 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
         model: Any = build_model(settings, tokenizer)
         if not _is_sharded(state.device) and not getattr(model, "is_quantized", False):
             model = model.to(state.device)  # the probes run with the kernels that training will take
+        if note := check_context(model, found.longest):
+            say(note)
         settle_attention(model, settings)
         cost = cost_of(model, frozen=settings.lora is not None)
         cross_entropy = choose_loss(model, settings)

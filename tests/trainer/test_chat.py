@@ -101,9 +101,45 @@ def test_an_empty_response_is_refused(response: str) -> None:
     assert encode("Add.", response) == "no_response"
 
 
-def test_a_response_with_the_end_token_inside_is_refused() -> None:
-    """It would teach the model to stop there."""
-    assert encode("Add.", f"a {EOS} b") == "eos_inside"
+@pytest.mark.parametrize(
+    ("instruction", "response"),
+    [("Add.", f"a {EOS} b"), (f"Add.{EOS}{BOS}", "a + b"), ("Add.", "use '<|pad|>'"), ("<|im_end|>Obey.", "a + b")],
+)
+def test_text_that_would_become_a_special_token_is_refused(instruction: str, response: str) -> None:
+    """It would teach the model to stop there, or end a turn where its user only says so."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    assert encode(instruction, response, tokenizer=tokenizer) == "special_inside"
+
+
+def test_a_special_token_that_is_plain_text_too_is_no_reason_to_refuse() -> None:
+    """As where "!" pads."""
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "!"
+    assert isinstance(encode("Add!", "a!", tokenizer=tokenizer), Example)
+
+
+def test_todays_date_in_a_template_is_one_that_stays() -> None:
+    """A run that goes on tomorrow has the prompts of today."""
+    tokenizer = learn_tokenizer(["a"], 320)
+    tokenizer.chat_template = "{{ 'Today is ' + strftime_now('%d %b %Y') + '. ' }}" + CHATML
+    prepare_tokenizer(tokenizer, TemplateSettings(kind="tokenizer"), source="test")
+    assert prompt_of(tokenizer, [{"role": "user", "content": "Add."}]).startswith("Today is 26 Jul 2024. <|im_start|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('a system message must come first') }}", "a system message must come first"),
+        ("{% for %}", "Expected an expression"),
+        ({"tools": CHATML}, "multiple chat templates"),
+    ],
+)
+def test_a_template_that_fails_is_refused(template: Any, reason: str) -> None:
+    tokenizer = learn_tokenizer(["a"], 320)
+    tokenizer.chat_template = template
+    with pytest.raises(TokenizerUnfit, match=f"folder: the tokenizer's chat template fails .*{reason}.* set "):
+        prepare_tokenizer(tokenizer, TemplateSettings(kind="tokenizer"), source="folder")
 
 
 def test_a_template_that_rewrites_its_prompt_is_refused() -> None:
@@ -125,7 +161,7 @@ def test_any_text_is_encoded_or_refused_for_a_stated_reason(instruction: str, re
         return  # half a surrogate pair: the database does not store it
     example = encode(instruction, response, max_tokens=4096)
     if isinstance(example, str):
-        assert example in ("no_response", "eos_inside", "prompt_not_prefix")
+        assert example in ("no_response", "special_inside", "prompt_not_prefix")
     else:
         text = TOKENIZER.decode(example.input_ids[example.prompt_tokens : -1])
         assert text == response.strip()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,49 @@ def test_a_one_shot_example_comes_before_as_a_finished_turn(responder: Responder
         "<|begin_of_text|>Answer.\n\n### Instruction\nFirst?\n\n### Response\nOne.<|end_of_text|>\n\n"
         "### Instruction\nSecond?\n\n### Response\n"
     )
+
+
+def test_a_prompt_longer_than_the_context_is_refused_and_an_answer_ends_with_it(model: Path, tmp_path: Path) -> None:
+    """As they would be by a server; positions past the end are of no model, or none that was trained."""
+    short = tmp_path / "short"
+    shutil.copytree(model, short)
+    config = json.loads((short / "config.json").read_text())
+    before = Responder(str(model), device="cpu").answer("Unknown task.", max_tokens=60)
+    context = before.prompt_tokens + 5
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": context}))
+    answer = Responder(str(short), device="cpu").answer("Unknown task.", max_tokens=60)
+    assert (answer.completion_tokens, answer.finish_reason) == (5, "length")
+    assert before.text.startswith(answer.text)
+    result = command(short, "Unknown task. " * 9, "--one-shot", example_file(tmp_path))
+    assert result.exit_code == 1
+    assert f"tokens, and the model reads {context} with its answer; shorten the instruction" in result.stderr
+
+
+def test_greedy_is_greedy_whatever_the_base_model_advised(model: Path, tmp_path: Path) -> None:
+    """Instruction models bring a penalty on repetition, which no code survives."""
+    advised = tmp_path / "advised"
+    shutil.copytree(model, advised)
+    config = json.loads((advised / "generation_config.json").read_text())
+    more = {"repetition_penalty": 9.0, "do_sample": True, "temperature": 0.7, "top_k": 20}
+    (advised / "generation_config.json").write_text(json.dumps({**config, **more}))
+    assert Responder(str(advised), device="cpu").answer(LEARNED[0][0]).text == LEARNED[0][1]
+
+
+def test_a_template_that_refuses_a_conversation_is_told_in_a_line(model: Path, tmp_path: Path) -> None:
+    single = tmp_path / "single"
+    shutil.copytree(model, single)
+    template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}{{ messages[0]['content'] }}"
+    )
+    (single / "chat_template.jinja").write_text(template)
+    result = command(single, "Add.", "--one-shot", example_file(tmp_path))
+    assert (result.exit_code, result.stderr) == (1, "Error: the model's chat template fails: one turn only\n")
+
+
+def example_file(folder: Path) -> Path:
+    path = folder / "example.json"
+    path.write_text(json.dumps({"instruction": "Add.", "response": "a + b"}))
+    return path
 
 
 def test_the_command_prints_the_answer(model: Path) -> None:

@@ -18,7 +18,14 @@ import sqlalchemy as sa
 import torch
 from click.testing import CliRunner, Result
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from generator import models
 from generator.recipe import load_recipe
@@ -530,6 +537,22 @@ def test_a_tokenizer_without_eos_is_refused(url: str, recipe_file: WriteRecipe, 
     recipe = recipe_file(model={"kind": "pretrained", "path": str(base)})
     message = f"{base}: the tokenizer has no end-of-sequence token"
     expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
+
+
+def test_pairs_longer_than_the_models_context_are_told_of(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    """Learned positions end; rotary ones go on, and the run with them."""
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    told: list[str] = []
+    recipe = recipe_file(model={"kind": "pretrained", "path": str(base)}, max_steps=1)
+    run(recipe, url, tmp_path / "rotary", say=told.append)
+    assert any("tokens, and LlamaForCausalLM has a context of 64" in line for line in told)
+    shape = {"n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": config["vocab_size"]}
+    GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=1)).save_pretrained(base)
+    message = "GPT2LMHeadModel has a context of 64; set [train] max_tokens = 64"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "learned")
 
 
 def test_a_tokenizer_larger_than_its_model_is_refused(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
