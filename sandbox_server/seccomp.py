@@ -33,6 +33,13 @@ _STREAM, _DGRAM = 1, 2
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _SHRINK_PIPE, _NOTIFY = 1031, 1026  # F_SETPIPE_SZ, F_NOTIFY
 _SOL_IPV6, _FLOWLABEL_MGR = 41, 32
+# Pages of the host's own pool, which no control group counts: MAP_HUGETLB, MFD_HUGETLB.
+_MAP_HUGE, _MEMFD_HUGE = 0x40000, 0x4
+# Pages joined with others' equal ones, so that a write's time tells what they hold: MADV_MERGEABLE, PR_SET_MEMORY_MERGE.
+_MERGEABLE, _MERGE_ALL = 12, 67
+# PR_SET_SECCOMP, PR_SET_MM: a program's own filters could stall or confuse what watches it. PR_SCHED_CORE: would keep
+# others off the processors beside its own.
+_REFUSED_OPTIONS = (22, 35, 62, _MERGE_ALL)
 
 
 class _Instruction(NamedTuple):
@@ -52,6 +59,9 @@ class _Machine:
     socketpair: int
     setsockopt: int
     clone: int
+    mmap: int
+    madvise: int
+    memfd_create: int
     ioctl: int
     fcntl: int
     prctl: int
@@ -75,6 +85,7 @@ _REFUSED_COMMON = {
     "quotactl_fd": 443,
     "memfd_secret": 447,
     "process_mrelease": 448,
+    "cachestat": 451,  # which files others have read: programs share their image
 }
 _CLONE3 = 435  # its flags are behind a pointer that a filter cannot read; without it, libraries use clone
 _FIRST_UNKNOWN = 453
@@ -99,7 +110,8 @@ _MACHINES = {
             "io_setup": 206,
         },
         ignored={"sync": 162, "syncfs": 306},
-        socket=41, socketpair=53, setsockopt=54, clone=56, ioctl=16, fcntl=72, prctl=157, personality=135,
+        socket=41, socketpair=53, setsockopt=54, clone=56, mmap=9, madvise=28, memfd_create=319, ioctl=16, fcntl=72,
+        prctl=157, personality=135,
     ),
     "aarch64": _Machine(
         audit=0xC00000B7,
@@ -118,7 +130,8 @@ _MACHINES = {
             "inotify_add_watch": 27, "io_setup": 0,
         },
         ignored={"sync": 81, "syncfs": 267},
-        socket=198, socketpair=199, setsockopt=208, clone=220, ioctl=29, fcntl=25, prctl=167, personality=92,
+        socket=198, socketpair=199, setsockopt=208, clone=220, mmap=222, madvise=233, memfd_create=279, ioctl=29,
+        fcntl=25, prctl=167, personality=92,
     ),
 }  # fmt: skip
 
@@ -151,8 +164,10 @@ def candidate_filter() -> bytes:
     actions[here.ioctl] = _when_equal(1, (_TIOCSTI, _TIOCLINUX), _ERRNO | errno.EPERM)
     actions[here.fcntl] = _when_equal(1, (_SHRINK_PIPE, _NOTIFY), _ERRNO | errno.EPERM)
     actions[here.personality] = _unless_equal(0, (0, 0xFFFFFFFF), _ERRNO | errno.EPERM)
-    # PR_SET_SECCOMP, PR_SET_MM: a program's own filters could stall or confuse what watches it.
-    actions[here.prctl] = _when_equal(0, (22, 35), _ERRNO | errno.EPERM)
+    actions[here.prctl] = _when_equal(0, _REFUSED_OPTIONS, _ERRNO | errno.EPERM)
+    actions[here.madvise] = _when_equal(2, (_MERGEABLE,), _ERRNO | errno.EPERM)
+    actions[here.mmap] = _when_any_bit(3, _MAP_HUGE, _ERRNO | errno.ENOMEM)
+    actions[here.memfd_create] = _when_any_bit(1, _MEMFD_HUGE, _ERRNO | errno.ENOMEM)
     sockets = [
         *_unless_equal(0, (_UNIX, _INET, _INET6), _ERRNO | errno.EAFNOSUPPORT)[:-1],
         _load(_argument(1)),

@@ -207,6 +207,22 @@ attempt("file", lambda: os.fsync(os.open("x", os.O_CREAT | os.O_WRONLY)))
         (found(aio="EPERM", sync="None", syncfs="0", file="None"),),
     ),
     Attack(
+        "memory_of_the_host",  # huge pages of its pool are counted for nobody; pages joined with others' tell what they hold
+        KIT
+        + """
+libc.mmap.restype = ctypes.c_void_p
+attempt("huge", lambda: call(9, 222, 0, 2 << 20, 3, 0x40022, -1, 0))
+attempt("file", lambda: call(319, 279, b"huge", 4))
+page = libc.mmap(None, 4096, 3, 0x22, -1, 0)
+attempt("merge", lambda: call(28, 233, page, 4096, 12))
+attempt("all", lambda: call(157, 167, 67, 1, 0, 0, 0))
+attempt("cached", lambda: call(451, 451, 0, (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 5)(), 0))
+attempt("core", lambda: call(157, 167, 62, 1, 0, 0, 0))
+""",
+        Verdict.EXITED,
+        (found(huge="ENOMEM", file="ENOMEM", merge="EPERM", all="EPERM", cached="EPERM", core="EPERM"),),
+    ),
+    Attack(
         "exec_from_memory",  # a program that is on no file system is held as any other
         KIT
         + """

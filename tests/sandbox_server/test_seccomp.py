@@ -114,7 +114,14 @@ def test_arguments_are_looked_at(machine: str) -> None:
     assert ask(machine, here.fcntl, 1, 1031) == refused(errno.EPERM)  # the size of a pipe
     assert ask(machine, here.fcntl, 1, 1026) == refused(errno.EPERM)  # signals when others open a folder's files
     assert ask(machine, here.prctl, 15) == ALLOW
-    assert ask(machine, here.prctl, 22) == refused(errno.EPERM)
+    for option in (22, 35, 62, 67):
+        assert ask(machine, here.prctl, option) == refused(errno.EPERM)
+    assert ask(machine, here.madvise, 0, 4096, 4) == ALLOW
+    assert ask(machine, here.madvise, 0, 4096, 12) == refused(errno.EPERM)  # pages joined with others' equal ones
+    assert ask(machine, here.mmap, 0, 4096, 3, 0x22) == ALLOW
+    assert ask(machine, here.mmap, 0, 4096, 3, 0x40022) == refused(errno.ENOMEM)  # pages that no group counts
+    assert ask(machine, here.memfd_create, 0, 1) == ALLOW
+    assert ask(machine, here.memfd_create, 0, 5) == refused(errno.ENOMEM)
     assert ask(machine, here.personality, 0xFFFFFFFF) == ALLOW
     assert ask(machine, here.personality, 0x0400000) == refused(errno.EPERM)
 
