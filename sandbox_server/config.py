@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import math
 import os
 import tomllib
 import typing
@@ -94,8 +95,10 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is too small; expected at least {least}")
+            value = getattr(self, name)
+            if not least <= value < math.inf:  # TOML knows nan and inf
+                problem = "too small" if value < least else "no such number"
+                raise ValueError(f"{name}: {value} is {problem}; expected at least {least}")
         if not is_private(self.address):
             problem = "can be reached from other machines"
             if self.tls is None:

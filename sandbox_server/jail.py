@@ -24,6 +24,7 @@ from sandbox_server.tasks import to_the_end
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of jails, whichever sandbox of this process they are in
 _MIB = 1 << 20
+_MOST_SLOTS = 1024  # all of them start at once: a number with too many digits would take the machine
 # Far above what a system hands out, so that no account of the host shares a file or a process limit with a program.
 _FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
 _BOOT = (
@@ -91,8 +92,8 @@ class SandboxConfig:
     cache_dir: Path | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if self.slots < 0:
-            raise ValueError(f"slots: expected 0 (one per processor) or more, got {self.slots}")
+        if not 0 <= self.slots <= _MOST_SLOTS:
+            raise ValueError(f"slots: expected 0 (one per processor) to {_MOST_SLOTS}, got {self.slots}")
         if not self.runtimes:
             raise ValueError("runtimes: expected at least one name")
         for name in Limits.__slots__:

@@ -35,7 +35,7 @@ _SHRINK_PIPE, _NOTIFY = 1031, 1026  # F_SETPIPE_SZ, F_NOTIFY
 _SOL_IPV6, _FLOWLABEL_MGR = 41, 32
 # Pages of the host's own pool, which no control group counts: MAP_HUGETLB, MFD_HUGETLB.
 _MAP_HUGE, _MEMFD_HUGE = 0x40000, 0x4
-# Pages joined with others' equal ones, so that a write's time tells what they hold: MADV_MERGEABLE, PR_SET_MEMORY_MERGE.
+# Pages joined with others' equal ones, so that the time of a write tells of them: MADV_MERGEABLE, PR_SET_MEMORY_MERGE.
 _MERGEABLE, _MERGE_ALL = 12, 67
 # PR_SET_SECCOMP, PR_SET_MM: a program's own filters could stall or confuse what watches it. PR_SCHED_CORE: would keep
 # others off the processors beside its own.

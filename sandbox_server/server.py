@@ -158,9 +158,11 @@ def _bind_unix(server: grpc.aio.Server, config: ServerConfig) -> str:
     try:
         server.add_insecure_port(config.address)
     except RuntimeError as error:
-        raise SettingsError(
-            f"address: {config.address} cannot be bound: the folder is missing or not writable, or the path is too long"
-        ) from error
+        there = os.path.lexists(path) and not path.is_socket()
+        reason = (
+            "what is there is no socket" if there else "the folder is missing or not writable, or the path too long"
+        )
+        raise SettingsError(f"address: {config.address} cannot be bound: {reason}") from error
     finally:
         os.umask(mask)
     return config.address

@@ -45,7 +45,10 @@ def test_tables_can_be_reached_from_everywhere() -> None:
         (["address=nowhere"], "address: 'nowhere' is neither host:port nor unix:/path"),
         (["log_level=loud"], "log_level: expected one of 'debug', 'info', 'warning', 'error', got 'loud'"),
         (["tls.key=k"], "missing key 'certificate'"),
-        (["sandbox.slots=-1"], "slots: expected 0 (one per processor) or more, got -1"),
+        (["drain_grace_s=nan"], "drain_grace_s: nan is no such number; expected at least 0"),
+        (["drain_pause_s=inf"], "drain_pause_s: inf is no such number; expected at least 0"),
+        (["sandbox.slots=-1"], "slots: expected 0 (one per processor) to 1024, got -1"),
+        (["sandbox.slots=100000"], "slots: expected 0 (one per processor) to 1024, got 100000"),
         (["max_message_bytes=10"], "max_message_bytes: 10 is too small"),
     ],
 )

@@ -301,6 +301,15 @@ async def test_a_socket_is_for_its_owner_only_and_a_stale_one_is_replaced(tmp_pa
             assert path.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_file_that_is_no_socket_is_left_alone(tmp_path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("mine")
+    with pytest.raises(SettingsError, match="cannot be bound: what is there is no socket"):
+        async with serving(FakeSandbox(), ServerConfig(address=f"unix:{path}")):
+            pytest.fail("served")
+    assert path.read_text() == "mine"
+
+
 async def test_a_socket_in_a_missing_folder_is_refused(tmp_path) -> None:
     with pytest.raises(SettingsError, match="cannot be bound"):
         async with serving(FakeSandbox(), ServerConfig(address=f"unix:{tmp_path}/none/s.sock")):
