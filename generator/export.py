@@ -96,6 +96,8 @@ def _preference(session: Session, dataset: Dataset) -> Iterator[Row]:
         .where(Execution.verdict.not_in(("PASSED", "NO_TESTS", "REFUSED")))
         .order_by(DatasetItem.position, bad.sample_index)
     )
+    if wanted := (dataset.settings or {}).get("responses", {}).get("samples"):
+        failed = failed.where(bad.sample_index < wanted)  # what was drawn later is no part of this snapshot
     for page in batched(_items(session, dataset, Instruction.instruction.label("asked"))):
         pairs = {row.position: row for row in page}
         for position, _, verdict, *texts in session.execute(failed.where(DatasetItem.position.in_(pairs))):

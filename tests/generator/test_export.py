@@ -146,6 +146,19 @@ def test_preference_pairs_set_an_answer_beside_one_that_failed(built: Database, 
     assert {row["rejected"] for row in rows} <= wrong
 
 
+async def test_preference_pairs_of_a_snapshot_stay_when_more_samples_are_drawn(
+    small: Recipe, database: Database, tmp_path: Path
+) -> None:
+    await build(small, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(sometimes))
+    before = lines(database, tmp_path / "before.jsonl", "preference")
+    more = dataclasses.replace(small, name="more", responses=dataclasses.replace(small.responses, samples=9))
+
+    report = await build(more, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox(sometimes))
+
+    assert report.drawn["responses"] == 30
+    assert lines(database, tmp_path / "after.jsonl", "preference") == before
+
+
 def test_both_sides_of_a_preference_keep_the_tests_that_were_asked_for(
     built: Database, small: Recipe, tmp_path: Path
 ) -> None:
