@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
 
-.PHONY: help demo demo-live record test check format lint types imports proto docs setup-demo setup-test bench bench-sandbox bench-honesty test-pythons test-vllm clean distclean
+.PHONY: help demo demo-live record test check format lint types imports proto docs setup-demo setup-test bench bench-sandbox bench-honesty test-pythons test-apart clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -22,13 +22,13 @@ test: setup-test  ## format, lint, types, imports and every test
 	@$(MAKE) --no-print-directory lint types imports
 	$(BIN)/pytest
 	PYTHONS=3.13 scripts/test_pythons.sh
-	scripts/test_vllm.sh
+	scripts/test_apart.sh
 
 test-pythons: setup-test  ## the sandbox's tests on Python 3.12 and 3.13, where this machine has them
 	scripts/test_pythons.sh
 
-test-vllm: setup-test  ## the engine that holds a model in vLLM, against vLLM itself on the CPU
-	scripts/test_vllm.sh
+test-apart: setup-test  ## what needs an environment of its own: the engine vllm on the CPU, inspect_ai's evaluations
+	scripts/test_apart.sh
 
 check: setup-test lint types imports  ## the same with the quick tests only, those without jails, torch or PostgreSQL: under three minutes
 	$(BIN)/pytest -q -m "not (slow or nsjail or train or postgres)"

@@ -1,4 +1,4 @@
-"""vLLM in this process. `make test-vllm` runs this in an environment of vLLM's own, on the CPU."""
+"""vLLM in this process. `make test-apart` runs this in an environment of vLLM's own, on the CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from generator.recipe import ModelSettings
 from sandbox_server.settings import SettingsError, parse
 
 TEXT = "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return"
-here = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` has it")
+here = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; `make test-apart` has it")
 # One loop for all: an engine belongs to the loop that it was started in.
 pytestmark = [pytest.mark.slow, pytest.mark.train, pytest.mark.asyncio(loop_scope="module")]
 

@@ -1,4 +1,4 @@
-"""inspect_ai's evaluations in this sandbox. Skipped where inspect_ai is not: docs/clients.md says how they are run."""
+"""inspect_ai's evaluations in this sandbox. `make test-apart` runs them in an environment of inspect_ai's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("inspect_ai", reason="inspect_ai is not here; docs/clients.md says how to run these")
+pytest.importorskip("inspect_ai", reason="inspect_ai is not here; `make test-apart` has it")
 
 from inspect_ai import Task, eval_async
 from inspect_ai.dataset import Sample
