@@ -40,7 +40,8 @@ def model_card(session: Session, training_id: str) -> str:
     base = start["path"] if start["kind"] == "pretrained" else ""
     metrics = training.metrics or {}
     name = Path(training.output).name
-    front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [code, self-alignment, selfalign]"]
+    library = "peft" if settings.get("lora") else "transformers"
+    front = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [code, self-alignment, selfalign]"]
     if base:
         front.append(f"base_model: {json.dumps(base)}")
     evaluations = _evaluations(session, training_id)

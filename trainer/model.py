@@ -170,15 +170,21 @@ def cost_of(model: PreTrainedModel, *, frozen: bool = False) -> ModelCost:
     head = cast("torch.Tensor", model.get_output_embeddings().weight)
     tied = head is table
     total = sum(count(parameter) for parameter in model.parameters())
-    heads = getattr(config, "num_attention_heads", 0)  # other models than transformers have none
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
+    layers = list(getattr(config, "per_layer_config", None) or [config])  # which differ in Gemma 4, say
+    widths = [_attention_width(layer) for layer in layers]
     return ModelCost(
         body_parameters=total - table.numel() - (0 if tied else head.numel()),
         head_parameters=head.numel(),
         layers=config.num_hidden_layers,
-        attention_width=width,
+        attention_width=sum(widths) // len(widths),
         frozen=frozen,
     )
+
+
+def _attention_width(config: Any) -> int:
+    """Heads times dimension of a head; 0 of a model without attention."""
+    heads: int = getattr(config, "num_attention_heads", 0)
+    return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
 
 
 def _pretrained(settings: TrainSettings, dtype: torch.dtype, implementation: str) -> PreTrainedModel:

@@ -77,6 +77,9 @@ def test_the_card_of_a_fine_tuned_model_names_its_base(
     text = card_of(url, dataset_id, {"dataset": "tiny@1", "train": causes})
     front = text.split("---")[1]
     assert 'base_model: "bigcode/starcoder2-3b"' in front
+    assert "library_name: transformers" in front
+    adapter = {**causes, "lora": {"rank": 16}}
+    assert "library_name: peft" in card_of(url, dataset_id, {"dataset": "tiny@1", "train": adapter})
     assert "3. the model that was trained: `bigcode/starcoder2-3b`." in text
     assert "None yet; `selfalign eval` scores a checkpoint." in text
 

@@ -55,10 +55,13 @@ def saved(kind: str, folder: Path, **changes: Any) -> Path:
     sizes = {
         key: value for key, value in SIZES.items() if hasattr(known, key) and (kind, key) != ("falcon", "head_dim")
     }
+    return saved_config(AutoConfig.for_model(kind, **sizes | changes), folder)
+
+
+def saved_config(config: Any, folder: Path) -> Path:
+    """`saved`, of a configuration."""
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(kind, **sizes | changes), attn_implementation="eager"
-    )
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -143,6 +146,32 @@ def test_a_model_that_refuses_a_row_that_is_packed_reads_examples_alone(tmp_path
     assert trained(settings(folder, packing=False), tmp_path)[0] == pytest.approx(exact(folder), abs=1e-4)
     with pytest.raises(ModelUnfit, match=r"keep packed sequences apart .* set \[train\] packing = false"):
         trained(settings(folder), tmp_path)
+
+
+TEXT_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim", "pad_token_id"),
+    *("num_attention_heads", "num_key_value_heads", "sliding_window"),
+)
+SMALL = {name: SIZES[name] for name in TEXT_SIZES}
+
+
+def test_a_models_layers_may_differ_in_their_heads(tmp_path: Path) -> None:
+    more = {"layer_types": ["sliding_attention", "full_attention"], "hidden_size_per_layer_input": 8}
+    sizes = {"global_head_dim": 32, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 97}
+    folder = saved_config(AutoConfig.for_model("gemma4_text", **SMALL, **more, **sizes), tmp_path / "model")
+    assert trained(settings(folder), tmp_path)[0] == pytest.approx(exact(folder), abs=1e-4)
+    assert cost_of(AutoModelForCausalLM.from_pretrained(folder)).attention_width == 2 * (16 + 32) // 2
+
+
+def test_a_model_with_eyes_is_trained_on_text(tmp_path: Path) -> None:
+    """Its settings lie a level deeper."""
+    seen = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        "gemma3", text_config=SMALL, vision_config={**seen, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
+    )
+    config.text_config.attention_dropout = 0.5
+    folder = saved_config(config, tmp_path / "model")
+    assert trained(settings(folder), tmp_path)[0] == pytest.approx(exact(folder), abs=1e-4)
 
 
 def test_a_model_that_sees_what_comes_is_refused(tmp_path: Path) -> None:
