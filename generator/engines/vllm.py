@@ -33,7 +33,8 @@ class VllmEngine:
                 "`vllm serve` and the engine 'openai'"
             )
         self._settings = model
-        self._starting: asyncio.Task[Any] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._engine: Any = None
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Draw one completion; cancelling frees its place in the batch.
@@ -44,7 +45,8 @@ class VllmEngine:
         """
         if self._starting is None:  # in a thread: it takes minutes, in which a build must go on saying that it is alive
             self._starting = asyncio.create_task(asyncio.to_thread(self._start))
-        engine = await asyncio.shield(self._starting)
+        await asyncio.shield(self._starting)
+        engine = self._engine
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
@@ -72,13 +74,17 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop the engine and free the accelerator."""
-        starting, self._starting = self._starting, None
-        if starting is None:
-            return
-        with suppress(EngineUnavailable):
-            await asyncio.to_thread((await starting).shutdown)
+        if self._starting is not None:
+            with suppress(EngineUnavailable):
+                await self._starting
+        await asyncio.to_thread(self._stop)
 
-    def _start(self) -> Any:
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.shutdown()
+        self._engine = None
+
+    def _start(self) -> None:
         settings = self._settings
         if settings.path and not Path(settings.path).is_dir():
             raise EngineUnavailable(f"[model] path: no such folder: {settings.path}")
@@ -96,7 +102,7 @@ class VllmEngine:
             from vllm.v1.engine.async_llm import AsyncLLM
 
             chosen = self._chosen(AsyncEngineArgs, arguments | settings.vllm)
-            return AsyncLLM.from_engine_args(chosen)
+            self._engine = AsyncLLM.from_engine_args(chosen)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             raise EngineUnavailable(f"vLLM cannot load {source}: {_line(error)}") from error
 
