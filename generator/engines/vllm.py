@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from generator import hub
 from generator.engines import Completion, CompletionRequest, EngineUnavailable, RequestFailed
 from generator.recipe import ModelSettings
 
@@ -88,8 +89,10 @@ class VllmEngine:
         settings = self._settings
         if settings.path and not Path(settings.path).is_dir():
             raise EngineUnavailable(f"[model] path: no such folder: {settings.path}")
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # what is printed belongs to the command
         source = settings.path or settings.name
+        if why := hub.unreachable(source):
+            raise EngineUnavailable(f"[model] name: {source}: {why}")
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # what is printed belongs to the command
         arguments = {
             "model": source,
             "revision": None if settings.path else settings.revision or None,

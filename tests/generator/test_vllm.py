@@ -160,6 +160,15 @@ async def test_what_cannot_start_says_why(tiny_model: Path, folder: str, options
 
 
 @here
+async def test_a_hub_out_of_reach_is_said_before_its_client_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    engine = open_engine(ModelSettings(name="nobody/tiny", engine="vllm"))
+    with pytest.raises(EngineUnavailable, match=r"\[model\] name: nobody/tiny: http://127.0.0.1:9 cannot be reached"):
+        await engine.complete(request("one"))
+    await engine.close()
+
+
+@here
 async def test_the_loop_goes_on_while_the_model_loads_and_its_death_ends_the_build(tiny_model: Path) -> None:
     """A build says every 15 seconds that it lives, and is taken for dead after 60."""
     import psutil  # vLLM brings it
