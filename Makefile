@@ -27,7 +27,7 @@ test: setup-test  ## format, lint, types, imports and every test
 test-pythons: setup-test  ## the sandbox's tests on Python 3.12 and 3.13, where this machine has them
 	scripts/test_pythons.sh
 
-test-apart: setup-test  ## what needs an environment of its own: the engine vllm on the CPU, inspect_ai's evaluations
+test-apart: setup-test  ## what needs an environment of its own: the engine vllm on the CPU, inspect_ai's evaluations, QLoRA
 	scripts/test_apart.sh
 
 check: setup-test lint types imports  ## the same with the quick tests only, those without jails, torch or PostgreSQL: under three minutes

@@ -30,9 +30,10 @@ def settle_attention(model: PreTrainedModel, settings: TrainSettings) -> None:
     """Make sure that attention computes what the model means, which is what its plain ("eager") one does.
 
     If packing is set, an example behind another one must also have the logits that it has alone. The measure of every
-    difference is what the other example, seen, makes of them: rounding in bf16, in another order in every kernel, adds
-    up with a model's depth. Attention that fails is replaced by PyTorch's ("sdpa"), else by the plain one, where the
-    settings leave the choice ("auto").
+    difference is what the other example, seen, makes of them. Rounding in bf16 adds up with a model's depth: of that
+    measure it was 0.18 between plain attention, whose scores are in bf16, and other kernels (Qwen2.5-Coder-1.5B), and
+    0.02 within one kernel; a mask that was not there made 1.2 (BLOOM). Attention that fails is replaced by PyTorch's
+    ("sdpa"), else by the plain one, where the settings leave the choice ("auto").
 
     Raises:
         ModelUnfit: no attention does, or the model lets tokens see those after them.
@@ -55,7 +56,7 @@ def settle_attention(model: PreTrainedModel, settings: TrainSettings) -> None:
         """Of the attention that is switched on, a line; nothing where it does."""
         try:
             alone = logits(ids[1])
-            if (alone - meant).norm() > allowed:
+            if (alone - meant).norm() > allowed_of_kernels:
                 return 'computes something else than it means; set [train] attention = "eager"'
         except _REFUSALS as error:
             return f"fails: {first_line(error)}"
@@ -71,7 +72,9 @@ def settle_attention(model: PreTrainedModel, settings: TrainSettings) -> None:
     with _evaluating(model):
         _switch(model, "eager")
         meant = logits(ids[1])
-        allowed = (1e-3 if model.dtype == torch.float32 else 0.25) * (logits(torch.cat(ids)) - meant).norm()
+        measure = (logits(torch.cat(ids)) - meant).norm()
+        exact = model.dtype == torch.float32
+        allowed, allowed_of_kernels = (share * measure for share in ((1e-3, 1e-3) if exact else (0.25, 0.5)))
         if (logits(ids[1][:-3]) - meant[:-3]).norm() > allowed:
             raise ModelUnfit(
                 f"{type(model).__name__} lets tokens see those that come after them, so there is nothing to learn; "

@@ -234,7 +234,8 @@ def _run(settings: TrainSettings, source: PairSource, folder: RunFolder, say: Sa
         if settings.lora is not None:
             model = add_lora(model, settings)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    told = f"{settings.precision}, {cross_entropy} cross-entropy"
+    attention = str(model.config._attn_implementation).removeprefix("selfalign_")
+    told = f"{settings.precision}, {attention} attention, {cross_entropy} cross-entropy"
     say(f"{type(model).__name__}: {parameters:,} parameters, {trained:,} trained, {told}")
 
     rows = len(found.train)

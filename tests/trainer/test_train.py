@@ -298,7 +298,7 @@ def test_neither_chunks_nor_a_compiler_change_a_loss(
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes' own, of a CPU
 @pytest.mark.parametrize("bits", [4, 8])
 def test_adapters_train_on_quantised_weights(url: str, recipe_file: WriteRecipe, tmp_path: Path, bits: int) -> None:
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not here; `make test-apart` has it")
     base = tmp_path / "base"
     run(recipe_file(max_steps=1, model=TINY_MODEL | {"hidden_size": 128}), url, base)
     recipe = recipe_file(
