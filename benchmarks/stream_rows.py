@@ -3,12 +3,12 @@
     python benchmarks/stream_rows.py [--quick] [--rows 1000000] [--seconds 10] [--postgres | --url postgresql://...]
 
 A snapshot of `--rows` pairs (1.2 KB each) is made in the database, which must not have one of that name yet, and read
-once in order, as a run's survey reads it before the first step (in PostgreSQL a row's first reader also writes: it marks
-the row as committed). Then steps of 64 pairs are read by `trainer.dataset.Steps`, as a run with the default settings
-reads them in its own process, each from a place of the epoch that has not been read before: with its read-ahead, and
-without. That is planning, queries and text, a pair a pass. Then the whole work of a step with packing, tokens and
-tensors included, and reading's share of it. As a floor, SQLite's bare driver. With --postgres the same is done in a
-PostgreSQL server as well, which is started for this and thrown away.
+once in order, as a run's survey reads it before the first step (a row's first reader in PostgreSQL also writes: it
+marks the row as committed). Then steps of 64 pairs are read by `trainer.dataset.Steps`, as a run with the default
+settings reads them in its own process, each from a place of the epoch that has not been read before: with its
+read-ahead, and without. That is planning, queries and text, a pair a pass. Then the whole work of a step with packing,
+tokens and tensors included, and reading's share of it. As a floor, SQLite's bare driver. With --postgres the same is
+done in a PostgreSQL server as well, which is started for this and thrown away.
 """
 
 from __future__ import annotations
