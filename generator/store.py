@@ -119,8 +119,11 @@ class Database:
         SQLite plans by its indexes alone, which were chosen for that.
         """
         if self.engine.dialect.name == "postgresql":
+            ours = ", ".join(models.Base.metadata.tables)  # a database may hold another's tables too
             with self._translated(), self.engine.connect() as connection:
-                connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text("ANALYZE (SKIP_LOCKED)"))
+                connection.execution_options(isolation_level="AUTOCOMMIT").execute(
+                    sa.text(f"ANALYZE (SKIP_LOCKED) {ours}")
+                )
 
     def close(self) -> None:
         """Give the connections back."""
@@ -234,6 +237,8 @@ def explain(error: DBAPIError) -> str:
         "file is not a database": "give another file, or move this one away",
         "unable to open database file": "check that the folder exists and can be written",
         "attempt to write a readonly database": "give its file and folder write permission",
+        # PostgreSQL's list of its own tables, which the first connection after a change of the schema writes.
+        "could not write init file": "free some space on the server's disk, then run this again; what was stored is intact",
     }
     return next((f"{known}; {do}" for known, do in advice.items() if known in reason), reason)
 
