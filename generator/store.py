@@ -238,7 +238,7 @@ def explain(error: DBAPIError) -> str:
         "unable to open database file": "check that the folder exists and can be written",
         "attempt to write a readonly database": "give its file and folder write permission",
         # PostgreSQL's list of its own tables, which the first connection after a change of the schema writes.
-        "could not write init file": "free some space on the server's disk, then run this again; what was stored is intact",
+        "could not write init file": "free some space on the server's disk; what was stored is intact",
     }
     return next((f"{known}; {do}" for known, do in advice.items() if known in reason), reason)
 

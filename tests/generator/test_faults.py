@@ -241,7 +241,7 @@ def test_a_full_disk_of_the_server_is_named_and_loses_no_finished_row(tmp_path: 
         pytest.skip(done.stdout)
     unreached, said, stored, after = done.stdout.splitlines()
     assert unreached.endswith(
-        "could not write init file; free some space on the server's disk, then run this again; what was stored is intact"
+        "could not write init file; free some space on the server's disk; what was stored is intact"
     )
     assert said.endswith(
         ": the server's disk is full; free some space there, then run this again; what was stored is intact"

@@ -433,7 +433,10 @@ def test_two_processes_do_not_train_in_one_folder(url: str, recipe_file: WriteRe
     recipe, output = recipe_file(max_steps=1), tmp_path / "model"
     arguments = ("--recipe", recipe, "--db", url, "--output", output)
     run(recipe, url, output)
-    holder = "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    holder = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", holder, str(output / "state" / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
