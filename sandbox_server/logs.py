@@ -43,6 +43,11 @@ class TextFormatter(logging.Formatter):
         return " ".join((super().formatMessage(record), *extra))
 
 
+def is_no_departure(record: logging.LogRecord) -> bool:
+    """Whether a record of gRPC's tells more than that a client left while its answer was being sent."""
+    return "ExecuteBatchError raised in core by servicer method" not in record.getMessage()
+
+
 def configure(level: str, form: Literal["json", "text"]) -> None:
     """Send the logs of this process to stderr."""
     handler = logging.StreamHandler(sys.stderr)

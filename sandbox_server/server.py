@@ -19,6 +19,7 @@ from sandbox_server.auth import RequireToken, read_token, server_credentials
 from sandbox_server.config import ServerConfig
 from sandbox_server.errors import HostUnfit
 from sandbox_server.jobs import Job, SandboxInfo, Verdict
+from sandbox_server.logs import is_no_departure
 from sandbox_server.metrics import exposing
 from sandbox_server.pressure import watching_pressure
 from sandbox_server.records import log_call
@@ -50,6 +51,7 @@ async def serving(sandbox: Sandbox, config: ServerConfig) -> AsyncIterator[str]:
         SettingsError: the address, a certificate or the token cannot be used.
         HostUnfit: the sandbox does not pass its own self-test.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_departure)
     info = await sandbox.info()
     health = health_aio.HealthServicer()
     for name in ("", SERVICE):

@@ -73,6 +73,7 @@ class SandboxServicer:
         self._streams: dict[Stream, str] = {}
         self._by_certificate = config.tls is not None and config.tls.client_ca is not None
         self._draining = False
+        self._unread_bytes: Counter[str] = Counter()  # of each client's calls of Execute
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -89,8 +90,11 @@ class SandboxServicer:
                 raise InvalidJob(field, "is for ExecuteStream; here, cancel the call or set its deadline")
         if self._draining:
             raise Unavailable("the server is draining")
+        caller = self._caller(context)
         with self._counted():
-            return await self._run(request, self._caller(context), context.time_remaining())
+            response = await self._run(request, caller, context.time_remaining())
+        self._count_until_read(response.ByteSize(), caller.name, context)
+        return response
 
     @errors_to_status
     async def execute_stream(self, _requests: object, context: Context) -> None:
@@ -189,12 +193,15 @@ class SandboxServicer:
     async def _run_in_slot(
         self, job: Job, request: pb.ExecuteRequest, call: _Call, remaining_s: float | None, stream: Stream | None
     ) -> Outcome:
-        size = request.ByteSize()
-        await self.admission.enter(call.caller.name, size, remaining_s, patient=stream is not None)
+        size, client = request.ByteSize(), call.caller.name
+        await self.admission.enter(client, size, remaining_s, patient=stream is not None)
         while stream is not None and not stream.is_read:  # a slot is not for waiting
             self.admission.leave(size, None)
             await stream.until_read()
-            await self.admission.enter(call.caller.name, size, remaining_s, patient=True)
+            await self.admission.enter(client, size, remaining_s, patient=True)
+        if stream is None and not self._is_read(client):
+            self.admission.leave(size, None)
+            raise Overloaded(f"this client leaves {self._unread_bytes[client]} bytes of answers unread")
         started_s = call.admitted()
         run_s = None
         try:
@@ -208,6 +215,20 @@ class SandboxServicer:
             raise Unavailable(f"the sandbox's host: {os.strerror(error.errno)}") from error
         finally:
             self.admission.leave(size, run_s)
+
+    def _is_read(self, client: str) -> bool:
+        """Whether a client of Execute reads its answers; they may fill as much memory as those of its streams."""
+        config = self._config
+        return self._unread_bytes[client] <= config.queue_bytes // config.max_streams * config.max_streams_per_client
+
+    def _count_until_read(self, size: int, client: str, context: Context) -> None:
+        def forget(_context: object) -> None:
+            self._unread_bytes[client] -= size
+            if not self._unread_bytes[client]:
+                del self._unread_bytes[client]
+
+        self._unread_bytes[client] += size
+        context.add_done_callback(forget)  # type: ignore[arg-type]  # the stubs want a class of their own
 
     def _tell(self, call: _Call, status: str, outcome: Outcome | None) -> None:
         if not self.listeners:

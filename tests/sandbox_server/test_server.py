@@ -22,7 +22,7 @@ from sandbox_server.server import serving
 from sandbox_server.settings import SettingsError
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.v1 import sandbox_pb2_grpc as pb_grpc
-from sandbox_server.wire import SERVICE
+from sandbox_server.wire import CLIENT_KEY, SERVICE
 from tests.fakes import FakeSandbox, passes
 
 Code = grpc.StatusCode
@@ -31,7 +31,8 @@ Code = grpc.StatusCode
 @contextlib.asynccontextmanager
 async def server_and_channel(sandbox: FakeSandbox, folder: Path, **settings: object) -> AsyncIterator[grpc.aio.Channel]:
     config = ServerConfig(**{"address": f"unix:{folder}/s.sock", "drain_grace_s": 5.0, **settings})  # type: ignore[arg-type]
-    async with serving(sandbox, config) as address, grpc.aio.insecure_channel(address) as channel:
+    any_size = [("grpc.max_receive_message_length", -1)]
+    async with serving(sandbox, config) as address, grpc.aio.insecure_channel(address, options=any_size) as channel:
         yield channel
 
 
@@ -98,6 +99,57 @@ async def test_a_request_is_answered_with_its_id(tmp_path) -> None:
     async with server_and_channel(FakeSandbox(), tmp_path) as channel:
         response = await pb_grpc.SandboxServiceStub(channel).Execute(pb.ExecuteRequest(code="1", request_id="r7"))
     assert (response.verdict, response.request_id) == (pb.VERDICT_PASSED, "r7")
+
+
+async def answers_at_length(job: Job) -> Outcome:
+    """One answer is more than a connection takes in before its client reads."""
+    outcome = await passes(job)
+    return dataclasses.replace(outcome, stdout=bytes(24 << 20)) if job.request_id == "long" else outcome
+
+
+async def call_without_reading(channel: grpc.aio.Channel, fake: FakeSandbox) -> grpc.aio.StreamStreamCall:
+    """Call Execute for a long answer; a client's call of a method with one answer would read it by itself."""
+    method = channel.stream_stream(
+        f"/{SERVICE}/Execute", pb.ExecuteRequest.SerializeToString, pb.ExecuteResponse.FromString
+    )
+    call = method()
+    await call.write(pb.ExecuteRequest(code="1", request_id="long"))
+    await call.done_writing()
+    await until(lambda: "long" in [job.request_id for job in fake.started] and not fake.running)
+    return call
+
+
+async def test_a_client_that_leaves_its_answers_unread_is_refused_until_it_reads_them(tmp_path) -> None:
+    fake = FakeSandbox(answers_at_length)
+    bounds = {"queue_bytes": 1 << 20, "max_streams": 1, "max_streams_per_client": 1}
+    async with server_and_channel(fake, tmp_path, **bounds) as channel:
+        stub = pb_grpc.SandboxServiceStub(channel)
+        unread = await call_without_reading(channel, fake)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Execute(pb.ExecuteRequest(code="1", request_id="a"))
+        assert caught.value.code() == Code.RESOURCE_EXHAUSTED
+        assert "bytes of answers unread" in caught.value.details()
+        another = ((CLIENT_KEY, "another"),)
+        response = await stub.Execute(pb.ExecuteRequest(code="1"), metadata=another)
+        assert response.verdict == pb.VERDICT_PASSED
+        assert len((await unread.read()).stdout) == 24 << 20
+        assert await unread.code() == Code.OK
+        assert (await stub.Execute(pb.ExecuteRequest(code="1", request_id="a"))).verdict == pb.VERDICT_PASSED
+
+
+async def test_a_client_that_leaves_before_it_has_its_answer_is_no_error_of_ours(tmp_path, caplog) -> None:
+    fake = FakeSandbox(answers_at_length)
+    bounds = {"queue_bytes": 1 << 20, "max_streams": 1, "max_streams_per_client": 1}
+    async with server_and_channel(fake, tmp_path, **bounds) as channel:
+        unread = await call_without_reading(channel, fake)
+        await asyncio.sleep(0.1)  # for it to be half sent
+        unread.cancel()
+        stub = pb_grpc.SandboxServiceStub(channel)
+        with contextlib.suppress(grpc.aio.AioRpcError):  # it may be asked before the server has noticed
+            await stub.Execute(pb.ExecuteRequest(code="1"))
+        await asyncio.sleep(0.1)
+        assert (await stub.Execute(pb.ExecuteRequest(code="1"))).verdict == pb.VERDICT_PASSED
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_bytes_that_are_no_request_are_the_callers_mistake(tmp_path) -> None:
