@@ -112,6 +112,7 @@ def select(
     if unchanged := _unchanged(database, chain, selection, dataset, responses):
         return unchanged
     with database.writing() as session:
+        take_turns(session, f"judgements of {chain.pipeline}")
         take_turns(session, f"selection of {dataset}")
         ensure_recipe(session, selection.stage, selection.parameters)
         step = _Selection(session, chain, executions, selection, rules)

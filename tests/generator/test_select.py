@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import copy
 import itertools
 import json
 import random
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from generator import models, store
+from generator import select as select_module
 from generator.causes import Cause
 from generator.filters import rules
 from generator.recipe import DatasetSettings, SelectionSettings
@@ -82,10 +87,12 @@ class Shelf:
             if code and verdict:
                 store.insert_new(session, models.Execution, [execution])
 
-    def select(self, asked: SelectionSettings = NOTHING, settings: DatasetSettings = USUAL) -> Snapshot:
+    def select(
+        self, asked: SelectionSettings = NOTHING, settings: DatasetSettings = USUAL, dataset: str = "pairs"
+    ) -> Snapshot:
         stages = ("concepts", "instructions", "responses")
         chain = Chain("p", dict.fromkeys(stages, self.recipe), dict.fromkeys(stages, 99))
-        return select(self.database, chain, self.recipe, SELECTION, "pairs", rules(asked), settings)
+        return select(self.database, chain, self.recipe, SELECTION, dataset, rules(asked), settings)
 
     def verdicts(self) -> dict[str, str | None]:
         """By response the filter that rejected it; None where it was kept."""
@@ -107,6 +114,34 @@ def test_one_response_of_an_instruction_stays(shelf: Shelf) -> None:
     shelf.select()
 
     assert shelf.verdicts() == {"r1": None, "r2": "one_per_instruction"}
+
+
+async def test_builds_of_a_pipeline_under_two_data_set_names_judge_in_turn(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        shelf.instruction(f"i{number}", f"do {number}")
+        for sample in range(4):
+            shelf.response(f"r{number}-{sample}", f"i{number}", f"a = {number * 10 + sample}")
+        if not number:  # the first selection stores its recipe, for which others wait
+            shelf.select()
+    judge_new = select_module._judge_new
+
+    def slowly(*arguments: Any) -> Any:
+        found = judge_new(*arguments)
+        time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(select_module, "_judge_new", slowly)
+    other = copy.copy(shelf)
+    other.database = open_database(shelf.database.engine.url.render_as_string(hide_password=False))
+    snapshots = await asyncio.gather(
+        asyncio.to_thread(shelf.select, dataset="pairs"), asyncio.to_thread(other.select, dataset="others")
+    )
+    other.database.close()
+
+    assert [snapshot.size for snapshot in snapshots] == [2, 2]
+    assert sorted(snapshot.judged for snapshot in snapshots) == [0, 4]
 
 
 def test_of_equal_instructions_and_of_equal_code_the_first_stays(shelf: Shelf) -> None:
