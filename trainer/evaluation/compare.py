@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from generator import models, store
+from trainer.evaluation.paired import Counts, difference_interval, exact_p_value
 from trainer.evaluation.rows import UNJUDGED, ScoredSample, stored_samples
 
 
@@ -51,7 +52,9 @@ class Comparison:
         lost: those with a smaller one.
         problems: how many both have, and every sample of which was judged in both.
         unjudged: problems that are left out, since the separate judge could not judge a sample of theirs.
-        p_value: of McNemar's exact test, see `mcnemar_exact`.
+        difference: of the mean shares of right samples (pass@1) on those problems, the second's less the first's.
+        interval: of the difference, 95 %, see `difference_interval`.
+        p_value: see `exact_p_value`.
         differing: parameters that are not the same, with both values.
     """
 
@@ -60,26 +63,11 @@ class Comparison:
     gained: tuple[Change, ...]
     lost: tuple[Change, ...]
     problems: int
+    difference: float
+    interval: list[float]
     p_value: float
     differing: dict[str, tuple[object, object]]
     unjudged: int = 0
-
-
-def mcnemar_exact(gained: int, lost: int) -> float:
-    """Two-sided p-value that as many changes fall so unevenly when either direction is equally likely (McNemar 1947).
-
-    Problems that are right in both or wrong in both say nothing about a difference and do not enter. With several
-    samples of a problem it is the sign test on their shares.
-
-    Args:
-        gained: problems that became right.
-        lost: problems that became wrong.
-    """
-    changed = gained + lost
-    if changed == 0:
-        return 1.0
-    tail = sum(math.comb(changed, count) for count in range(min(gained, lost) + 1))
-    return float(min(1.0, 2 * tail / 2**changed))
 
 
 def compare(first: Stored, second: Stored) -> Comparison:
@@ -91,7 +79,7 @@ def compare(first: Stored, second: Stored) -> Comparison:
     for one in (first, second):
         if one.scores is None:
             raise Incomparable(f"evaluation {one.id} is not finished; run `selfalign eval` as before and it goes on")
-    before, after = _shares(first.samples), _shares(second.samples)
+    before, after = _counts(first.samples), _counts(second.samples)
     if before.keys() != after.keys():
         missing = sorted(before.keys() ^ after.keys())
         raise Incomparable(
@@ -99,8 +87,11 @@ def compare(first: Stored, second: Stored) -> Comparison:
             f"{len(missing)} are in one of them only, {missing[0]} for example"
         )
     unjudged = {sample.task_id for sample in (*first.samples, *second.samples) if sample.verdict == UNJUDGED}
-    judged = [task_id for task_id in before if task_id not in unjudged]
-    changes = [Change(task_id, before[task_id], after[task_id]) for task_id in judged]
+    counts = {task_id: Counts(*before[task_id], *after[task_id]) for task_id in before if task_id not in unjudged}
+    changes = [
+        Change(task_id, one.first_right / one.first, one.second_right / one.second) for task_id, one in counts.items()
+    ]
+    differences = [change.second - change.first for change in changes]
     gained = tuple(change for change in changes if change.second > change.first)
     lost = tuple(change for change in changes if change.second < change.first)
     names = sorted(first.parameters.keys() | second.parameters.keys())
@@ -110,17 +101,20 @@ def compare(first: Stored, second: Stored) -> Comparison:
         second.id,
         gained,
         lost,
-        len(judged),
-        mcnemar_exact(len(gained), len(lost)),
+        len(counts),
+        math.fsum(differences) / max(1, len(differences)),
+        difference_interval(differences),
+        exact_p_value(list(counts.values())),
         {name: pair for name, pair in pairs.items() if pair[0] != pair[1]},
         len(unjudged),
     )
 
 
-def _shares(samples: tuple[ScoredSample, ...]) -> dict[str, float]:
+def _counts(samples: tuple[ScoredSample, ...]) -> dict[str, tuple[int, int]]:
+    """Samples and right ones of each problem."""
     drawn = Counter(sample.task_id for sample in samples)
     passed = Counter(sample.task_id for sample in samples if sample.passed)
-    return {task_id: passed[task_id] / number for task_id, number in drawn.items()}
+    return {task_id: (number, passed[task_id]) for task_id, number in drawn.items()}
 
 
 def find_evaluation(database: store.Database, name: str) -> Stored:

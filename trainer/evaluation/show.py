@@ -83,7 +83,9 @@ def comparison_text(first: Stored, second: Stored, found: Comparison) -> str:
     verdict = "no more than chance explains" if found.p_value >= 0.05 else "more than chance explains"
     if found.unjudged:
         lines.append(f"left out: {found.unjudged} problems with samples that the separate judge could not judge")
-    lines.append(f"McNemar's exact test: p = {found.p_value:.3g}, {verdict} at 5 %")
+    low, high = (f"{100 * end:+.1f}" for end in found.interval)
+    lines.append(f"B - A: {100 * found.difference:+.1f} points of pass@1   95 % interval {low} to {high}")
+    lines.append(f"exact test: p = {found.p_value:.3g}, {verdict} at 5 %")
     if found.differing:
         lines.append(f"not the same in both: {', '.join(found.differing)}")
     return "\n".join(lines)
