@@ -16,16 +16,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 Version = Literal["v2", "v1", "none"]
 _PREFIX = "selfalign-"
 _UNLIMITED = 1 << 62
 _SMALL = 64 << 20  # bytes of memory: a limit below may be less than a jail itself holds
+_MARGIN = 1 << 20  # bytes by which a group may miss its limit and be killed for it: it grows by several pages at once
 _V1_CONTROLLERS = ("memory", "pids", "cpuacct")
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
 _REMOVE_SECONDS = 10.0  # a loaded host takes its time to bury the dead
 _logger = logging.getLogger(__name__)
+
+
+class Blame(NamedTuple):
+    """How often the kernel stepped in, by whose limit it was: the group's own, or one above it, the host's the last."""
+
+    own: int = 0
+    host: int = 0
 
 
 class Group(Protocol):
@@ -50,12 +58,12 @@ class Group(Protocol):
         """Highest memory use since `begin`; 0 when unknown."""
         ...
 
-    def memory_kills(self) -> int:
+    def memory_kills(self) -> Blame:
         """Processes that the kernel killed for memory since the last call."""
         ...
 
-    def process_refusals(self) -> int:
-        """Forks refused for the limit since the last call."""
+    def process_refusals(self) -> Blame:
+        """Forks refused for a limit since the last call."""
         ...
 
     def remove(self) -> None:
@@ -114,6 +122,21 @@ class _Opening(contextlib.ExitStack):
         return file
 
 
+class _Refusals:
+    """Forks that the kernel refused. Some kernels count here what a group above refused."""
+
+    def __init__(self, opening: _Opening, folder: Path) -> None:
+        self._counter = _Counter(opening.file(folder / "pids.events", os.O_RDONLY), b"max ")
+        peak = folder / "pids.peak"  # since 6.1; ever, for nothing resets it
+        self._peak = opening.file(peak, os.O_RDONLY) if peak.exists() else None
+
+    def since_last(self, limit: int) -> Blame:
+        refusals = self._counter.since_last()
+        if refusals and self._peak is not None and self._peak.number() < limit:
+            return Blame(host=refusals)
+        return Blame(own=refusals)
+
+
 class _GroupV1:
     version: Version = "v1"
 
@@ -126,12 +149,13 @@ class _GroupV1:
             self._limit = opening.file(memory / "memory.limit_in_bytes", os.O_RDWR)
             swap = memory / "memory.memsw.limit_in_bytes"
             self._swap_limit = opening.file(swap, os.O_RDWR) if swap.exists() else None
-            self._peak = opening.file(memory / "memory.max_usage_in_bytes", os.O_RDWR)
-            self._usage = opening.file(memory / "memory.usage_in_bytes", os.O_RDONLY)
+            counts = "memory" if self._swap_limit is None else "memory.memsw"  # memory with what of it is swapped out
+            self._peak = opening.file(memory / f"{counts}.max_usage_in_bytes", os.O_RDWR)
+            self._usage = opening.file(memory / f"{counts}.usage_in_bytes", os.O_RDONLY)
             self._pids_limit = opening.file(pids / "pids.max", os.O_RDWR)
             self._cpu = opening.file(cpu / "cpuacct.usage", os.O_RDONLY)
             self._kills = _Counter(opening.file(memory / "memory.oom_control", os.O_RDONLY), b"oom_kill ")
-            self._refusals = _Counter(opening.file(pids / "pids.events", os.O_RDONLY), b"max ")
+            self._refusals = _Refusals(opening, pids)
             self._opened = opening.pop_all()
         self._limits = (_UNLIMITED, 0)
         self._cpu_start = self._memory_start = 0
@@ -164,11 +188,14 @@ class _GroupV1:
         # Files that earlier programs read stay in memory, and on the slot's account, until somebody needs the room.
         return max(self._peak.number() - self._memory_start, 1)
 
-    def memory_kills(self) -> int:
-        return self._kills.since_last()
+    def memory_kills(self) -> Blame:
+        kills = self._kills.since_last()  # for a limit above this group's too, and for the host's want
+        if kills and self._peak.number() < self._limits[0] - _MARGIN:
+            return Blame(host=kills)
+        return Blame(own=kills)
 
-    def process_refusals(self) -> int:
-        return self._refusals.since_last()
+    def process_refusals(self) -> Blame:
+        return self._refusals.since_last(self._limits[1])
 
     def remove(self) -> None:
         self._opened.close()
@@ -195,8 +222,9 @@ class _GroupV2:
             self._stat = opening.file(folder / "memory.stat", os.O_RDONLY)
             self._pids_limit = opening.file(folder / "pids.max", os.O_RDWR)
             self._cpu = opening.file(folder / "cpu.stat", os.O_RDONLY)
-            self._kills = _Counter(opening.file(folder / "memory.events", os.O_RDONLY), b"oom_kill ")
-            self._refusals = _Counter(opening.file(folder / "pids.events", os.O_RDONLY), b"max ")
+            events = opening.file(folder / "memory.events", os.O_RDONLY)
+            self._kills, self._reached = _Counter(events, b"oom_kill "), _Counter(events, b"oom ")
+            self._refusals = _Refusals(opening, folder)
             self._opened = opening.pop_all()
         self._limits = (_UNLIMITED, 0)
         self._cpu_start = self._memory_start = 0
@@ -226,11 +254,12 @@ class _GroupV2:
     def peak_memory_bytes(self) -> int:
         return 0 if self._peak is None else max(self._peak.number() - self._memory_start, 1)
 
-    def memory_kills(self) -> int:
-        return self._kills.since_last()
+    def memory_kills(self) -> Blame:
+        kills, reached = self._kills.since_last(), self._reached.since_last()
+        return Blame(own=kills) if reached or not kills else Blame(host=kills)
 
-    def process_refusals(self) -> int:
-        return self._refusals.since_last()
+    def process_refusals(self) -> Blame:
+        return self._refusals.since_last(self._limits[1])
 
     def remove(self) -> None:
         self._opened.close()
@@ -240,6 +269,9 @@ class _NoGroup:
     """Nothing to hold the tree by: limits are each process's own, and the guest's numbers stand."""
 
     version: Version = "none"
+
+    def __init__(self) -> None:
+        self._kills = _kills_on_host()
 
     def attach(self, pid: int) -> None: ...
 
@@ -253,11 +285,14 @@ class _NoGroup:
     def peak_memory_bytes(self) -> int:
         return 0
 
-    def memory_kills(self) -> int:
-        return 0
+    def memory_kills(self) -> Blame:
+        """Nobody counts the group's own; whose these were is not known, so ask of a program that somebody killed."""
+        now = _kills_on_host()
+        grown, self._kills = now - self._kills, now
+        return Blame(host=grown)
 
-    def process_refusals(self) -> int:
-        return 0
+    def process_refusals(self) -> Blame:
+        return Blame()
 
     def remove(self) -> None: ...
 
@@ -353,6 +388,15 @@ def _open_v1(name: str) -> Parent:
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     return Parent("v1", folders)
+
+
+def _kills_on_host() -> int:
+    """Processes that the kernel killed for memory, anywhere; 0 where it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _mounts() -> Iterator[tuple[str, list[str], Path, str]]:

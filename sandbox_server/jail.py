@@ -18,7 +18,7 @@ from sandbox_server.errors import HostUnfit, InvalidJob, Unavailable, Unsupporte
 from sandbox_server.guest import wire
 from sandbox_server.jobs import Isolation, Job, Judge, Limits, Outcome, SandboxInfo, Verdict
 from sandbox_server.sandbox import Sandbox
-from sandbox_server.slot import Slot
+from sandbox_server.slot import Evidence, Slot
 from sandbox_server.tasks import to_the_end
 
 _log = logging.getLogger(__name__)
@@ -281,6 +281,7 @@ class _Jails:
             evidence = await slot.run(_request(job, nonce), job.stdin, limits, bool(job.collect))
             told = report.parse(bytes(evidence.report), nonce)
             outcome = verdict.outcome(job, evidence, told, runtime.fingerprint)
+            _excuse(outcome, evidence)
             if job.collect:
                 files, refused = report.collected(bytes(evidence.collected))
                 outcome = replace(outcome, files=files, files_refused=refused)
@@ -301,6 +302,7 @@ class _Jails:
             seen, judged = await apart.run(program, judge, requests, job.stdin, limits, bool(job.collect))
             told = report.parse(bytes(judged.report), nonce)
             outcome = verdict.apart(job, seen, judged, told, runtime.fingerprint)
+            _excuse(outcome, seen, judged)
             if told is not None and told.end == "refused" and outcome.verdict is Verdict.INCOMPLETE:
                 raise Unsupported(f"judge: SEPARATE cannot judge these tests: {told.reason}")
             if job.collect:
@@ -373,6 +375,22 @@ class _Jails:
             if value is not None and not 0 < value <= maximum:
                 raise InvalidJob(f"limits.{name}", f"expected 1 to {maximum}, got {value}")
         return replace(self._settings.default_limits, **{name: value for name, value in asked.items() if value})
+
+
+def _excuse(outcome: Outcome, *evidence: Evidence) -> None:
+    """Take no failure for the program's while the host fell short of what the program was allowed.
+
+    Raises:
+        Unavailable: the host, or a control group above the server's, ran out of memory or processes.
+    """
+    short = next((seen.host_short for seen in evidence if seen.host_short), "")
+    if short and outcome.verdict is not Verdict.PASSED:
+        _log.warning(
+            "the host, or the control group that the server is in, ran out of %s below a program's own limit, and its "
+            "run is not judged: give the server more, or set fewer slots or a lower limit for programs",
+            short,
+        )
+        raise Unavailable(f"the sandbox's host ran short of {short}; try again")
 
 
 async def _all_or_none(starts: list[Coroutine[Any, Any, Slot]]) -> list[Slot]:

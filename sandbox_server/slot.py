@@ -49,6 +49,7 @@ class Evidence:
     peak_memory_bytes: int = 0
     memory_kills: int = 0
     process_refusals: int = 0
+    host_short: str = ""  # of what the host ran short, so that the program was hurt below its own limits
     cpu_limit_reached: bool = False
     disk_full: bool = False
     slot_lost: bool = False
@@ -450,9 +451,12 @@ class _Run:
         evidence.counted = group.version != "none"
         if evidence.counted:
             evidence.cpu_time_ms = group.cpu_time_ns() / 1e6
-            evidence.process_refusals = group.process_refusals()
+            evidence.process_refusals, refused = group.process_refusals()
             evidence.peak_memory_bytes = group.peak_memory_bytes() or evidence.peak_memory_bytes
-            evidence.memory_kills = group.memory_kills()
+            evidence.memory_kills, killed = group.memory_kills()
+            evidence.host_short = "memory" if killed else "processes" if refused else ""
+        elif evidence.status == signal.SIGKILL and not evidence.stopped and group.memory_kills().host:
+            evidence.host_short = "memory"
         evidence.cpu_limit_reached = evidence.cpu_time_ms >= limits.cpu_time_ms
 
 

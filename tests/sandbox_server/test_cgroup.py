@@ -64,8 +64,26 @@ def test_version_2_is_read_and_written(folder: Path) -> None:
     assert group.version == "v2"
     assert group.cpu_time_ns() == 2_500_000
     assert group.peak_memory_bytes() == 10_000
-    assert (group.memory_kills(), group.memory_kills()) == (2, 0)
-    assert (group.process_refusals(), group.process_refusals()) == (5, 0)
+    assert (group.memory_kills(), group.memory_kills()) == ((2, 0), (0, 0))
+    assert (group.process_refusals(), group.process_refusals()) == ((5, 0), (0, 0))
+
+
+def test_version_2_tells_the_limits_above_from_the_groups_own(folder: Path) -> None:
+    """The kernel counts a kill where the killed was, and the want of memory where the limit is."""
+    (folder / "slot/pids.peak").write_text("3\n")
+    group = cgroup.Parent("v2", {"": folder}).group("slot")
+    group.set_limits(1 << 20, 12)
+
+    (folder / "slot/memory.events").write_text("low 0\nhigh 0\nmax 0\noom 0\noom_kill 2\noom_group_kill 0\n")
+    (folder / "slot/pids.events").write_text("max 5\n")
+
+    assert group.memory_kills() == (0, 2)
+    assert group.process_refusals() == (0, 5)
+    (folder / "slot/memory.events").write_text("low 0\nhigh 0\nmax 0\noom 1\noom_kill 3\noom_group_kill 0\n")
+    (folder / "slot/pids.peak").write_text("12\n")
+    (folder / "slot/pids.events").write_text("max 6\n")
+    assert group.memory_kills() == (1, 0)
+    assert group.process_refusals() == (1, 0)
 
 
 def test_version_2_without_a_peak_says_that_it_knows_none(folder: Path) -> None:
@@ -186,6 +204,7 @@ def test_turning_them_off_says_so() -> None:
 
     assert parent.version == group.version == "none"
     assert "turned off" in parent.reason
-    assert group.peak_memory_bytes() == group.cpu_time_ns() == group.memory_kills() == 0
+    assert group.peak_memory_bytes() == group.cpu_time_ns() == 0
+    assert group.memory_kills().own == 0
     group.attach(os.getpid())
     group.remove()

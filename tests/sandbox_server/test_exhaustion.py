@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -158,3 +159,83 @@ async def test_a_full_disk_for_images_is_told_in_one_line(open_folder: Path) -> 
     assert "No space left on device" in done.stderr
     assert str(folder) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+# Runs in a process of its own, which enters a group whose limits are then set below what a program may have.
+IN_A_SMALL_GROUP = """
+import asyncio, json, os
+from pathlib import Path
+from sandbox_server import cgroup
+from sandbox_server.errors import Unavailable
+from sandbox_server.jail import SandboxConfig, open_sandbox
+from sandbox_server.jobs import Job, LimitsRequest
+
+MIB = 1 << 20
+HOG = Job("x = b'x' * (200 << 20)", "assert x")
+SMALL_HOG = Job("x = b'x' * (200 << 20)", "assert x", limits=LimitsRequest(memory_bytes=64 * MIB))
+FORKS = Job("import os, time\\nfor _ in range(9):\\n  if not os.fork(): time.sleep(60)", "assert True")
+FEW_FORKS = Job(FORKS.code, FORKS.tests, limits=LimitsRequest(processes=4))
+KILLED = Job("import os; os.kill(os.getpid(), 9)", "assert True")
+
+parent = cgroup.open_parent("v1")
+if parent.version == "none":
+    raise SystemExit(77)
+name = f"selfalign-test-{os.getpid()}"
+groups = {kind: folder.parent / name for kind, folder in parent.folders.items() if kind != "cpuacct"}
+parent.remove()
+
+async def told(sandbox, job):
+    try:
+        return (await sandbox.run(job)).verdict
+    except Unavailable as error:
+        return str(error)
+
+async def main():
+    answers = {}
+    for mode in ("v1", "none"):
+        sandbox = await open_sandbox(SandboxConfig(slots=1, cgroup=mode))
+        swap = groups["memory"] / "memory.memsw.limit_in_bytes"
+        limits = [groups["memory"] / "memory.limit_in_bytes", *([swap] if swap.exists() else [])]
+        usage = int((groups["memory"] / "memory.usage_in_bytes").read_text())
+        for limit in limits:
+            limit.write_text(str(usage + 100 * MIB))
+        answers[f"memory {mode}"] = [await told(sandbox, job) for job in (HOG, SMALL_HOG, HOG, KILLED)]
+        for limit in reversed(limits):
+            limit.write_text("-1")
+        if mode == "v1" and (groups["pids"] / "pids.peak").exists():
+            few = int((groups["pids"] / "pids.current").read_text()) + 3
+            (groups["pids"] / "pids.max").write_text(str(few))
+            answers["processes"] = [await told(sandbox, FORKS)]
+            (groups["pids"] / "pids.max").write_text("max")
+            answers["processes"].append(await told(sandbox, FEW_FORKS))
+        await sandbox.close()
+    print(json.dumps(answers))
+
+for group in groups.values():
+    group.mkdir()
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+try:
+    asyncio.run(main())
+finally:
+    for group in groups.values():
+        (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
+"""
+
+
+async def test_what_the_host_runs_short_of_is_not_the_programs_failure() -> None:
+    """A program killed for memory, or refused a process, below its own limits is to be run again; above, it failed."""
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", IN_A_SMALL_GROUP], capture_output=True, text=True, timeout=120,
+        check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("no control groups of version 1 here")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+
+    short = "the sandbox's host ran short of memory; try again"
+    assert told["memory v1"] == [short, "MEMORY_LIMIT", short, "KILLED"]
+    assert told["memory none"] == [short, "MEMORY_LIMIT", short, "KILLED"]
+    if "processes" in told:
+        assert told["processes"] == ["the sandbox's host ran short of processes; try again", "PROCESS_LIMIT"]
