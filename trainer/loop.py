@@ -197,6 +197,12 @@ class EpochEnds(TrainerCallback):
         self.save_steps = save_steps
         self.evaluates = evaluates
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log as often as this session is asked to: a checkpoint brings the number of the one that wrote it."""
+        state.logging_steps = int(args.logging_steps)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:

@@ -272,7 +272,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
     """Freeze the model and give it the adapters that `settings.lora` describes.
 
     Raises:
-        ModelUnfit: peft is missing, or no module has the names asked for.
+        ModelUnfit: peft is missing, no module has the names asked for, or one cannot have adapters.
     """
     lora = settings.lora
     assert lora is not None
@@ -287,15 +287,22 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
         target_modules=list(lora.target_modules) or "all-linear",
         task_type="CAUSAL_LM",
     )
-    head = model.get_output_embeddings()
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = cast("Any", head).weight is embedding(model)
     try:
         if lora.base_bits != 16:
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # ours comes later
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by names of yesterday
+            warnings.filterwarnings("ignore", ".*tie_word_embeddings", UserWarning)  # ours is below
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ModelUnfit(f"[train] lora: {first_line(error)}") from error
+    if tied and (model.get_output_embeddings() is not head or model.get_input_embeddings() is not table):
+        raise ModelUnfit(
+            "[train] lora: embedding and output layer of this model are one matrix, and an adapter on either would be "
+            "added to both once it is merged; leave them out of target_modules"
+        )
     if model.get_output_embeddings() is not head and settings.cross_entropy != "plain":
         raise ModelUnfit('[train] lora: adapters on the output layer need cross_entropy = "plain"')
     return adapted

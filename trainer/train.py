@@ -23,7 +23,7 @@ import transformers
 from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import MLflowCallback, get_reporting_integration_callbacks
 
 from generator.keys import key_of
 from generator.models import Dataset
@@ -405,6 +405,7 @@ def check_trackers(names: tuple[str, ...]) -> None:
     Raises:
         SettingsError: says which are known, or what must be installed.
     """
+    MLflowCallback._auto_end_run = False  # looked at when one that could not be made is thrown away
     try:
         for callback in get_reporting_integration_callbacks(trackers(names)):
             callback()

@@ -33,6 +33,7 @@ from generator.store import open_database
 from trainer.cli import train_command
 from trainer.config import train_settings
 from trainer.dataset import PairSource
+from trainer.loop import StepTrainer
 from trainer.train import TrainResult, out_of_memory_advice, train, training_arguments
 
 pytestmark = pytest.mark.train
@@ -186,6 +187,26 @@ def test_a_killed_run_goes_on_bit_for_bit_and_reads_only_what_remains(
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_a_run_that_goes_on_may_log_less_often(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint's own number is for the session that wrote it."""
+    step = StepTrainer.training_step
+
+    def stop(self: StepTrainer, *args: Any) -> torch.Tensor:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(StepTrainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe_file(max_steps=9, save_steps=2), url, tmp_path / "m")
+    monkeypatch.undo()
+    run(recipe_file(max_steps=9, save_steps=2, log_steps=4), url, tmp_path / "m")
+    history = json.loads((tmp_path / "m" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 4, 8, 9]
+
+
 def test_a_checkpoint_that_was_cut_short_is_not_resumed_from(
     url: str, recipe_file: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +294,40 @@ def test_low_rank_adapters_train_a_pretrained_model(url: str, recipe_file: Write
     assert described["base_model_name_or_path"] == str(base)  # absolute, so that it is found from anywhere
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert any("lora" in name for name, _ in loaded.named_parameters())
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_adapters_that_merging_would_put_into_two_layers_are_refused(
+    url: str, recipe_file: WriteRecipe, tmp_path: Path, module: str
+) -> None:
+    """Embedding and output layer are one matrix here: the merged model would be another one."""
+    pytest.importorskip("peft")
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    recipe = recipe_file(
+        model={"kind": "pretrained", "path": str(base)},
+        lora={"rank": 2, "target_modules": [module, "q_proj"]},
+        cross_entropy="plain",
+    )
+    message = "lora: embedding and output layer of this model are one matrix"
+    expect_error(message, "--recipe", recipe, "--db", url, "--output", tmp_path / "m")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by names of yesterday
+def test_a_merged_adapter_is_the_model_that_was_trained(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = tmp_path / "base"
+    run(recipe_file(max_steps=1), url, base)
+    table: dict[str, Any] = {"model": {"kind": "pretrained", "path": str(base)}, "lora": {"rank": 2}}
+    run(recipe_file(**table, max_steps=2, learning_rate=1e-1, warmup=0.0), url, tmp_path / "adapter")
+    ids = torch.arange(3, 40).unsqueeze(0)
+    adapted = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        before = AutoModelForCausalLM.from_pretrained(base)(ids).logits
+        wanted = adapted(ids).logits
+        adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
+    assert (merged - wanted).abs().max() < 1e-4 < 1e-2 < (merged - before).abs().max()
 
 
 # torch's own compiler warns of torch, and takes a minute.
@@ -644,9 +699,10 @@ def test_other_errors_of_pytorch_are_not_taken_for_memory(
 def test_trackers_are_looked_at_before_anything_is_made(url: str, recipe_file: WriteRecipe, tmp_path: Path) -> None:
     common = ("--db", url, "--output", tmp_path / "m")
     expect_error("report_to: foo is not supported, only", "--recipe", recipe_file(report_to=["foo"]), *common)
-    if find_spec("wandb") is None:
-        message = "report_to: WandbCallback requires wandb to be installed"
-        expect_error(message, "--recipe", recipe_file(report_to=["wandb"]), *common)
+    for name, callback in {"wandb": "WandbCallback", "mlflow": "MLflowCallback"}.items():
+        if find_spec(name) is None:
+            message = f"report_to: {callback} requires {name} to be installed"
+            expect_error(message, "--recipe", recipe_file(report_to=[name]), *common)
     assert not (tmp_path / "m").exists()
 
 

@@ -19,9 +19,12 @@ from trainer.evaluation.show import reason
 _FENCE = "```python\n"
 # The answer was begun inside a fence, so the next one ends it; `###` begins the template's next turn.
 _INSTRUCT_STOPS = ("\n```", "```", "###")
-# A base model goes on past the function, with whatever usually follows one at the left margin.
+# A base model goes on past the function, with whatever usually follows one at the left margin. A whole program, whose
+# task is told in words, has all of that itself: imports before its functions, helpers, statements. It ends with a test,
+# or with the next task, which begins as its own did.
 _BASE_STOPS = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint", "\nif ", "\nassert", "\n```", "<file_sep>")
-_PROMPT_VERSION = 1
+_BASE_PROGRAM_STOPS = ('\n"""', "\nassert", "\n```", "<file_sep>")
+_PROMPT_VERSION = 2
 
 
 class ModelSamples:
@@ -76,13 +79,18 @@ class ModelSamples:
         sampling = Sampling(
             temperature=self._temperature,
             max_tokens=self._max_tokens,
-            stop=_BASE_STOPS if self._render is None else _INSTRUCT_STOPS,
+            stop=self._stops(problem),
             seed=int(key[:8], 16) >> 1,  # a server's seed is often a signed 32-bit integer
         )
         prompt = Prompt(text=prompt_text(problem, self._render))
         answer = (await self._engine.complete(CompletionRequest(key, prompt, sampling))).text
         text = cut(answer, sampling.stop)
         return Sample(completion=text, code=problem.prefix + text)
+
+    def _stops(self, problem: Problem) -> tuple[str, ...]:
+        if self._render is not None:
+            return _INSTRUCT_STOPS
+        return _BASE_STOPS if problem.prefix else _BASE_PROGRAM_STOPS
 
 
 def prompt_text(problem: Problem, render: Callable[[str], str] | None) -> str:
@@ -145,6 +153,6 @@ class RepairSamples:
         instruction = (
             f"{problem.instruction}\n\nThis attempt is wrong:\n\n```python\n{earlier.code.strip()}\n```\n\n"
             f"What went wrong: {earlier.verdict}. {reason(earlier.details)}\n\n"
-            "Say shortly what the mistake is, then write the whole program again without it."
+            "Write the whole program again without the mistake."
         )
         return await self._model.sample(dataclasses.replace(problem, instruction=instruction), index)

@@ -61,6 +61,16 @@ async def test_a_task_in_words_reaches_a_base_model_as_a_docstring() -> None:
     assert sample.code == "def half(x):\n    return x / 2"
 
 
+async def test_a_base_models_whole_program_keeps_its_imports_helpers_and_statements() -> None:
+    """What ends a function that was begun for it is part of a program that it writes itself."""
+    program = "import math\n\n# twice\ndef twice(x):\n    return 2 * x\n\nif True:\n    print(twice(math.pi))\n"
+    parrot = Parrot(program + '\n"""\nWrite `third`.\n"""\ndef third(x): ...')
+
+    sample = await ModelSamples(parrot, subject="m", render=None).sample(IN_WORDS, 0)
+
+    assert sample.code == program
+
+
 async def test_each_sample_has_a_seed_of_its_own_and_keeps_it() -> None:
     parrot = Parrot("")
     source = ModelSamples(parrot, subject="m", render=None, samples=2, temperature=0.8)
