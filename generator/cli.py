@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -422,12 +423,13 @@ def query(sql: str, recipe_path: str, url: str, as_json: bool) -> None:
 
         with _database(url or _recipe(recipe_path).database.url) as database:
             columns, rows = run_query(database, sql)
+    found = [dict(zip(_distinct(columns), row, strict=True)) for row in rows]
     if as_json:
-        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        _print_json(found)
         return
     if not rows:
         click.echo("no rows", err=True)
-    _print_table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
+    _print_table(_distinct(columns), found)
 
 
 COMMANDS: tuple[click.Command, ...] = (seeds, plan, preview, build, status, show, diff, overlap, export, db)
@@ -450,18 +452,18 @@ def _with_model(recipe: Recipe, **given: str | None) -> Recipe:
 def _snapshot(session: Session, text: str) -> Dataset:
     from generator.store import find_dataset
 
-    name, _, version = text.partition("@")
+    name, at, version = text.partition("@")
     number = version.removeprefix("v")
-    if version and not number.isdecimal():
+    if not name or (at and not number.isdecimal()):
         raise click.UsageError(f"{text}: expected a data set's NAME or NAME@VERSION, such as demo@2")
     return find_dataset(session, name, int(number) if number else None)
 
 
 @contextlib.contextmanager
 def _database(url: str, *, create: bool = False) -> Iterator[Database]:
-    from generator.store import open_database
+    from generator.store import open_database, open_to_read
 
-    database = open_database(url, create=create)
+    database = open_database(url, create=True) if create else open_to_read(url)
     try:
         yield database
     finally:
@@ -524,8 +526,33 @@ def _duration(time_s: float | None) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Tell columns of the same name apart, as joins have them: id, id_2, id_3."""
+    told: list[str] = []
+    for name in names:
+        other, number = name, 1
+        while other in told:
+            number += 1
+            other = f"{name}_{number}"
+        told.append(other)
+    return told
+
+
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    click.echo(json.dumps(_speakable(value), ensure_ascii=False, allow_nan=False))
+
+
+def _speakable(value: Any) -> Any:
+    """What JSON has no word for as text: bytes, times, and numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _speakable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_speakable(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
 
 
 def _print_row(table: str, row: dict[str, Any]) -> None:

@@ -31,6 +31,9 @@ from sandbox_server.settings import SettingsError, parse
 ROWS_PER_FILE = 100_000
 """Of a folder's Parquet files."""
 
+_OURS = frozenset({"README.md", "data"})
+"""What a folder that is exported to holds; with anything else in it, it is somebody's."""
+
 Row = dict[str, Any]
 
 
@@ -179,6 +182,10 @@ def export(session: Session, dataset: Dataset, path: Path, form: str, layout: La
         raise ExportError(f"{path}: exists; give another --output, or --force to replace it")
     if path.exists() and path.is_dir() != (form == "folder"):
         raise ExportError(f"{path}: is {'a folder' if path.is_dir() else 'a file'}; give another --output")
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        raise ExportError(f"{path}: is neither a file nor a folder; give another --output")
+    if others := sorted(file.name for file in path.iterdir() if file.name not in _OURS) if path.is_dir() else []:
+        raise ExportError(f"{path}: holds {others[0]}, which is no part of an export; give another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

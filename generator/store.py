@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 60.0
 BATCH_ROWS = 500
+_LARGEST_INTEGER = 2**31 - 1  # PostgreSQL's
 
 
 class DatabaseError(Exception):
@@ -183,6 +184,20 @@ def open_read_only(url: str) -> Database:
     return database
 
 
+def open_to_read(url: str) -> Database:
+    """Open a database to look at it: read-only where this user may not write its file.
+
+    Raises:
+        DatabaseError: as `open_database`.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        path = Path(parsed.database or "")
+        if path.exists() and not all(os.access(place, os.W_OK) for place in (path, path.parent)):
+            return open_read_only(url)
+    return open_database(url)
+
+
 def connect(url: str, *, create: bool) -> Database:
     """Open a database without looking at its schema; see `open_database`."""
     parsed = parse_url(url)
@@ -245,6 +260,8 @@ def explain(error: DBAPIError) -> str:
 
 def _sqlite(url: sa.URL, *, create: bool) -> sa.Engine:
     path = Path(url.database or "")
+    if path.is_dir():
+        raise DatabaseError(f"{path}: is a folder; name a file, sqlite:///FILE")
     if not path.exists():
         if not create:
             raise DatabaseError(f"no database at {path}; `selfalign db upgrade` or `selfalign build` makes one")
@@ -402,7 +419,7 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
             return list(result.keys()) if result.returns_rows else [], rows
     except DBAPIError as error:
         reason = explain(error)
-        if "readonly" in reason or "read-only" in reason:
+        if "readonly" in reason or "read-only" in reason or reason == "not authorized":
             reason = "it would change something, and this command only reads"
         if re.search("one statement|multiple commands", reason):
             reason = "one statement at a time"
@@ -427,10 +444,13 @@ def _as_number(value: Any) -> Any:
 def _only_reading(connection: sa.Connection) -> Iterator[None]:
     """Let a connection run single statements that change nothing."""
     if connection.dialect.name == "sqlite":
+        file: Any = connection.connection.dbapi_connection
         connection.exec_driver_sql("PRAGMA query_only = on")
+        file.set_authorizer(_refuse_attaching)  # a file that is attached and not there would be made
         try:
             yield
         finally:
+            file.set_authorizer(None)
             connection.exec_driver_sql("PRAGMA query_only = off")
         return
     connection.exec_driver_sql("SET TRANSACTION READ ONLY")
@@ -441,6 +461,10 @@ def _only_reading(connection: sa.Connection) -> Iterator[None]:
         yield
     finally:
         driver.prepare_threshold = before
+
+
+def _refuse_attaching(action: int, *_: str | None) -> int:
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
 
 
 # Recipes
@@ -488,7 +512,8 @@ def find_dataset(session: Session, name: str, version: int | None = None) -> mod
     query = sa.select(models.Dataset).where(models.Dataset.name == name).order_by(models.Dataset.version.desc())
     if version is not None:
         query = query.where(models.Dataset.version == version)
-    dataset = session.scalars(query.limit(1)).first()
+    beyond = (version or 0) > _LARGEST_INTEGER
+    dataset = None if beyond else session.scalars(query.limit(1)).first()
     if dataset is None:
         known = session.execute(sa.select(models.Dataset.name, models.Dataset.version).order_by(sa.text("1, 2"))).all()
         listed = ", ".join(f"{row.name} v{row.version}" for row in known) or "none; `selfalign build` makes one"

@@ -363,7 +363,8 @@ def _print_outcome(job: Job, outcome: Outcome) -> None:
         if failure.message:
             click.echo(f"  {failure.message}", err=True)
     if outcome.error is not None:
-        click.echo(f"{outcome.error.type}: {outcome.error.message}", err=True)  # its traceback is in stderr
+        error = outcome.error  # its traceback is in stderr
+        click.echo(f"{error.type}: {error.message}" if error.message else error.type, err=True)
 
 
 def _print_info(info: SandboxInfo) -> None:

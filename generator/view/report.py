@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -29,9 +30,12 @@ def write_report(database: Database, path: Path, pairs: int) -> int:
         OSError: it cannot be written.
     """
     text = make_report(database, pairs)
-    partial = path.with_name(path.name + ".partial")
-    size = partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        size = partial.write_bytes(text.encode())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return size
 
 

@@ -369,12 +369,26 @@ def test_a_recipe_without_its_option_is_recognised(run: Run) -> None:
     assert "unexpected extra argument (mine.toml): did you mean --recipe FILE?" in result.stderr
 
 
-@pytest.mark.parametrize("version", ["x", "v", "1.5", "-1"])
+@pytest.mark.parametrize("version", ["", "x", "v", "1.5", "-1"])
 def test_a_version_that_is_no_number_is_refused(run: Run, built: Recipe, version: str) -> None:
     result = run("diff", f"small@{version}", "small")
 
     assert result.exit_code == 2
     assert "expected a data set's NAME or NAME@VERSION" in result.stderr
+
+
+def test_a_query_as_json_tells_columns_apart_and_holds_nothing_but_json(
+    run: Run, built: Recipe, database: Database
+) -> None:
+    """Joins have columns of one name; programs' output is bytes; a number can be none."""
+    postgres = database.engine.dialect.name == "postgresql"
+    octets, number = ("'a'::bytea", "'inf'::float8") if postgres else ("x'61'", "1e999")
+    query = f"SELECT 1 AS id, 2 AS id, {octets} AS stdout, {number} AS loss, NULL AS reason"
+
+    (row,) = json.loads(run("db", "query", "--json", query).stdout, parse_constant=pytest.fail)
+
+    assert row == {"id": 1, "id_2": 2, "stdout": "a", "loss": "inf", "reason": None}
+    assert run("db", "query", "SELECT 1 AS id, 2 AS id").stdout.split() == ["id", "id_2", "1", "2"]
 
 
 def test_db_upgrade_makes_the_tables_and_says_so(run: Run, new_url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -257,6 +258,22 @@ def test_what_is_there_is_replaced_as_a_whole_and_only_when_asked(built: Databas
 
     assert path.stat().st_ino != before
     assert [file.name for file in tmp_path.glob("*out*")] == ["out"]
+
+
+@SQLITE_ONLY
+def test_a_device_or_a_folder_with_other_files_is_never_replaced(built: Database, tmp_path: Path) -> None:
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+
+    with pytest.raises(ExportError, match="neither a file nor a folder"):
+        write(built, pipe, "jsonl", replace=True)
+    with pytest.raises(ExportError, match=r"folder: holds thesis\.tex, which is no part of an export"):
+        write(built, folder, "folder", replace=True)
+
+    assert pipe.is_fifo()
+    assert (folder / "thesis.tex").exists()
 
 
 @SQLITE_ONLY

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -10,6 +12,7 @@ import sqlalchemy as sa
 from generator import models, schema, store
 from generator.keys import key_of
 from generator.store import Database, DatabaseError, UnknownDataset, open_database
+from tests.generator.conftest import SQLITE_ONLY
 
 
 def add_snapshot(database: Database, size: int, version: int = 1) -> str:
@@ -89,6 +92,11 @@ def test_a_database_that_cannot_be_used_is_named(url: str, message: str) -> None
         open_database(url, create=True)
 
 
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match=r"is a folder; name a file"):
+        open_database(str(tmp_path), create=True)
+
+
 def test_a_password_is_not_shown() -> None:
     with pytest.raises(DatabaseError) as caught:
         open_database("postgresql://nobody:secret@127.0.0.1:1/none")
@@ -159,6 +167,8 @@ def test_an_unknown_dataset_is_answered_with_those_there_are(database: Database)
             store.find_dataset(session, "pears")
         with pytest.raises(UnknownDataset, match=r"no data set pairs v7"):
             store.find_dataset(session, "pairs", 7)
+        with pytest.raises(UnknownDataset, match=r"no data set pairs v9000000000000000000000"):
+            store.find_dataset(session, "pairs", 9 * 10**21)
 
 
 def test_items_come_in_the_order_asked_for(database: Database) -> None:
@@ -225,6 +235,32 @@ def test_a_query_cannot_change_anything(database: Database, sql: str) -> None:
         store.run_query(database, sql)
 
     add_snapshot(database, 1)  # and writing works afterwards
+
+
+@SQLITE_ONLY
+def test_a_query_makes_no_file(database: Database, tmp_path: Path) -> None:
+    """SQLite makes what it attaches."""
+    with pytest.raises(DatabaseError, match="only reads"):
+        store.run_query(database, f"ATTACH '{tmp_path / 'other.db'}' AS other")
+
+    assert not (tmp_path / "other.db").exists()
+    add_snapshot(database, 1)
+
+
+@SQLITE_ONLY
+def test_a_file_that_may_only_be_read_is_opened_so(
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_snapshot(database, 1)
+    database.close()
+    # Root may write everything, so a file's own permissions would not show it.
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+
+    with contextlib.closing(store.open_to_read(url)) as looked_at:
+        with looked_at.reading() as session:
+            assert store.find_dataset(session, "pairs").size == 1
+        with pytest.raises(DatabaseError, match="readonly"), looked_at.writing() as session:
+            store.ensure_recipe(session, "x", {})
 
 
 @pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "COMMIT; CREATE TABLE t (a INTEGER)"])

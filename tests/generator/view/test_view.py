@@ -291,7 +291,7 @@ def test_a_report_is_one_file_that_loads_nothing(built: Database, url: str, tmp_
 
     assert done.exit_code == 0, done.output
     text = output.read_text(encoding="utf-8")
-    assert json.loads(done.output)["bytes"] == len(text)
+    assert json.loads(done.output)["bytes"] == output.stat().st_size
     assert "Accepted pairs of small" in text
     assert "humaneval" in text
     assert not re.findall(r'(?:src|href)="(?!#)', text)
@@ -303,6 +303,17 @@ def test_a_report_says_where_it_cannot_be_written(built: Database, url: str, tmp
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
     assert done.output.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_put_in_place_leaves_nothing(built: Database, url: str, tmp_path: Path) -> None:
+    """A folder has the name that was given."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+
+    done = CliRunner().invoke(selfalign.main, ["report", "--db", url, "--output", str(folder)])
+
+    assert (done.exit_code, done.output) == (1, f"Error: {folder}: cannot be written: Is a directory\n")
+    assert list(tmp_path.glob("*there*")) == [folder]
 
 
 def test_a_port_that_is_taken_is_told_in_a_line(built: Database, url: str) -> None:
