@@ -34,6 +34,8 @@ _REPORT_BYTES = 1 << 20
 _COLLECTED_BYTES = 80 << 20
 _PIPE_READ = 1 << 16
 _QUICK_SECONDS = 0.02
+_LOOK_SECONDS = 1.0  # between two looks at the clock
+_LATE_SECONDS = 0.1  # a look that comes so late shows that we stood still, and perhaps the program too
 _PROCESSORS = os.cpu_count() or 1
 _SPARE_PROCESSES = 4  # what the jail itself needs below a limit on processes
 
@@ -282,7 +284,7 @@ class _Run:
         self._over = False  # the first process said so, or is gone
         self._pipes: list[_Pipe] = []
         self._watched: set[int] = set()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def send(self, jobs: socket.socket, request: bytes, stdin: bytes, collect: bool, link: int | None) -> None:
         """Hand the program to the process that waits for it and start the clocks."""
@@ -329,8 +331,9 @@ class _Run:
             for fd in given:
                 os.close(fd)
         self._started = self._loop.time()
-        quick_s = min(_QUICK_SECONDS, limits.wall_time_ms / 1000, limits.cpu_time_ms / 1000)
-        self._timers.append(self._loop.call_later(quick_s, self._watch))
+        self._stop_at = self._started + limits.wall_time_ms / 1000
+        self._look_at = self._started + min(_QUICK_SECONDS, limits.wall_time_ms / 1000, limits.cpu_time_ms / 1000)
+        self._timers["watch"] = self._loop.call_at(self._look_at, self._watch)
 
     async def finish(self) -> Evidence:
         """Wait until every process of the run is dead."""
@@ -343,7 +346,7 @@ class _Run:
             return True
         self._done = self._loop.create_future()  # cancelling the caller cancelled the other
         self.stop("cancelled")
-        self._timers.append(self._loop.call_later(_KILL_SECONDS, self._give_up))
+        self._timers["abandon"] = self._loop.call_later(_KILL_SECONDS, self._give_up)
         while True:
             try:
                 await asyncio.shield(self._done)
@@ -358,7 +361,7 @@ class _Run:
         if self._evidence.stopped or self._done.done():
             return
         self._evidence.stopped = reason
-        self._timers.append(self._loop.call_later(_KILL_SECONDS, self._give_up))
+        self._timers["kill"] = self._loop.call_later(_KILL_SECONDS, self._give_up)
         try:
             self._control.send(ORDER.pack(KILL, self._number))
         except OSError:
@@ -384,6 +387,9 @@ class _Run:
         if evidence.slot_spent:
             _logger.warning("a program's sockets stayed in the kernel after its end; the slot is replaced")
         evidence.wall_time_ms = (ended_ns - self._started_ns) / 1e6
+        in_time = evidence.wall_time_ms < self._limits.wall_time_ms and not os.WIFSIGNALED(evidence.status)
+        if evidence.stopped == "wall" and in_time:
+            evidence.stopped = ""  # it had ended by itself before we looked
         evidence.cpu_time_ms = cpu / 1e6
         evidence.peak_memory_bytes = largest * 1024
         self._measure()
@@ -396,7 +402,7 @@ class _Run:
 
     def release(self) -> None:
         """Give back every descriptor and timer."""
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
         for fd in self._watched:
             self._loop.remove_reader(fd)
@@ -419,10 +425,25 @@ class _Run:
         for pipe in self._pipes:
             self._loop.add_reader(pipe.fd, self._on_output, pipe)
             self._watched.add(pipe.fd)
-        at = self._started + self._limits.wall_time_ms / 1000
-        self._timers.append(self._loop.call_at(at, self.stop, "wall"))
+        self._watch_wall()
         if self._group.version != "none":
             self._watch_cpu()
+
+    def _watch_wall(self) -> None:
+        """Stop the program at its wall time limit.
+
+        Time in which we stood still (stopped, swapped out, a host that slept) is not on its account, for it may have
+        stood still with us; at most it gets its whole time anew.
+        """
+        now = self._loop.time()
+        late = now - self._look_at
+        if late > _LATE_SECONDS:
+            self._stop_at = min(self._stop_at + late, now + self._limits.wall_time_ms / 1000)
+        if now >= self._stop_at:
+            self.stop("wall")
+        else:
+            self._look_at = min(self._stop_at, now + _LOOK_SECONDS)
+            self._timers["wall"] = self._loop.call_at(self._look_at, self._watch_wall)
 
     def _watch_cpu(self) -> None:
         """Stop the program at its CPU limit; looks again no earlier than all processors together could reach it."""
@@ -431,7 +452,7 @@ class _Run:
             self.stop("cpu")
         else:
             pause = max(left / 1000 / _PROCESSORS, 0.002)
-            self._timers[0] = self._loop.call_later(pause, self._watch_cpu)
+            self._timers["cpu"] = self._loop.call_later(pause, self._watch_cpu)
 
     def _on_output(self, pipe: _Pipe) -> None:
         if pipe.read() == 0:

@@ -83,6 +83,25 @@ async def test_sleeping_ends_at_the_wall_limit(sandbox: Sandbox) -> None:
     assert outcome.usage.cpu_time_ms < 400
 
 
+@pytest.mark.parametrize("program_too", [False, True], ids=["the server", "server and program"])
+async def test_time_in_which_the_server_stood_still_is_not_the_programs(program_too: bool) -> None:
+    """A server that was stopped, or a host that slept, for longer than the wall time limit makes no TIME_LIMIT."""
+    async with opened() as sandbox:
+        told = asyncio.create_task(
+            run(sandbox, "import time\nfor x in range(10):\n    time.sleep(0.05)", "assert x == 9", wall_time_ms=2000)
+        )
+        await asyncio.sleep(0.1)
+        zygote = children(min(jails()))[0]
+        processes = [pid for child in children(zygote) for pid in (child, *children(child))] if program_too else []
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.3)  # noqa: ASYNC251  # the whole server stands still
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+
+        assert (await told).verdict is Verdict.PASSED
+
+
 async def test_the_cpu_time_of_all_processes_counts(sandbox: Sandbox) -> None:
     code = "import os, time\nfor _ in range(3):\n    if not os.fork():\n        while True: pass\ntime.sleep(60)"
 
