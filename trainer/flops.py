@@ -54,7 +54,8 @@ class ModelCost:
     """What decides how much arithmetic a token costs.
 
     Attributes:
-        body_parameters: of the layers' matrices; the embedding table is looked up, not multiplied.
+        body_parameters: of the layers' matrices that a token meets: the embedding table is looked up, not multiplied,
+            and of a mixture of experts those count that a token is sent to.
         head_parameters: of the output head, which is applied to trained positions only.
         layers: of the model.
         attention_width: heads times dimension of a head.

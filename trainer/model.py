@@ -32,6 +32,9 @@ from trainer.config import ModelSettings, TrainSettings
 from trainer.flops import ModelCost
 from trainer.folder import RUN_FILE
 
+_EXPERTS_A_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk", "moe_top_k")
+"""What configurations call the number of experts that a token is sent to."""
+
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 
 
@@ -169,7 +172,7 @@ def cost_of(model: PreTrainedModel, *, frozen: bool = False) -> ModelCost:
     table = embedding(model)
     head = cast("torch.Tensor", model.get_output_embeddings().weight)
     tied = head is table
-    total = sum(count(parameter) for parameter in model.parameters())
+    total = sum(count(parameter) for parameter in model.parameters()) - _idle_parameters(model)
     layers = list(getattr(config, "per_layer_config", None) or [config])  # which differ in Gemma 4, say
     widths = [_attention_width(layer) for layer in layers]
     return ModelCost(
@@ -181,9 +184,26 @@ def cost_of(model: PreTrainedModel, *, frozen: bool = False) -> ModelCost:
     )
 
 
+def _idle_parameters(model: PreTrainedModel) -> int:
+    """Of a mixture of experts: those of the experts that a token does not meet."""
+    config = model.config.get_text_config()
+    chosen = next((value for name in _EXPERTS_A_TOKEN if (value := getattr(config, name, None))), None)
+    idle = 0
+    for name, module in model.named_modules():
+        if chosen is None or name.rpartition(".")[2] != "experts":
+            continue
+        parameters = list(module.parameters())
+        experts = len(module) if isinstance(module, torch.nn.ModuleList) else len(parameters[0])
+        size = sum(count(parameter) for parameter in parameters)
+        idle += size - size * min(chosen, experts) // experts
+    return idle
+
+
 def _attention_width(config: Any) -> int:
     """Heads times dimension of a head; 0 of a model without attention."""
     heads: int = getattr(config, "num_attention_heads", 0)
+    if values := getattr(config, "v_head_dim", None):  # latent attention (DeepSeek's), whose keys are wider
+        return int(heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + values) // 2)
     return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from trainer.flops import ModelCost, peak_flops, utilisation
 from trainer.model import cost_of
@@ -64,6 +67,48 @@ def test_a_models_cost_is_read_from_its_matrices(tied: bool) -> None:
     cost = cost_of(LlamaForCausalLM(config))
     layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 32  # attention, feed-forward, two norms
     assert cost == ModelCost(body_parameters=2 * layer + 32, head_parameters=3200, layers=2, attention_width=32)
+
+
+SIZES = {
+    "vocab_size": 500,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+}
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
+        ("mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2}),
+        ("qwen3_moe", {**EXPERTS, "num_experts": 8, "head_dim": 16, "decoder_sparse_step": 2}),
+        ("deepseek_v3", {**EXPERTS, **LATENT, "n_routed_experts": 8, "n_group": 1, "topk_group": 1}),
+    ],
+)
+def test_a_steps_arithmetic_is_what_pytorch_counts(kind: str, changes: dict[str, Any]) -> None:
+    """Forward and backward; eager attention computes the half that the causal mask hides as well."""
+    config = AutoConfig.for_model(kind, **{**SIZES, **changes}, attn_implementation="eager")
+    config._experts_implementation = "eager"  # the counter knows no grouped products
+    model = AutoModelForCausalLM.from_config(config)
+    ids = torch.arange(256).unsqueeze(0)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    cost = cost_of(model)
+    flops = cost.training_flops(tokens=256, trained_tokens=256, squared_lengths=2 * 256**2)
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 @pytest.mark.train
