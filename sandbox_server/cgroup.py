@@ -1,14 +1,16 @@
 """Control groups: the memory, processes and CPU time of a slot's whole process tree, on v2, v1 or without either.
 
 Every server has a group of its own, and every slot one below it. A slot's first process enters once; what it forks is
-born inside, since moving a process costs 10 to 20 ms. The names carry the server's pid and start time, so that the next
-server to start can remove what one that was killed has left.
+born inside, since moving a process costs 10 to 20 ms. The names carry the server's pid and start time, and the server
+holds a lock on the folder, so that the next server to start can remove what one that was killed has left. The lock is
+for servers in other pid namespaces, containers say, which see each other's groups but not each other's pids.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import signal
@@ -305,6 +307,13 @@ class Parent:
     folders: dict[str, Path]  # by controller; v2 has one, under ""
     reason: str = ""  # with "none": why there is no better
     _names: set[str] = field(default_factory=set)
+    _locks: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for folder in self.folders.values():
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._locks.append(lock)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # shared by the sandboxes of one process
 
     def group(self, name: str) -> Group:
         """A new group for a slot; no two of a process may have one name."""
@@ -322,6 +331,8 @@ class Parent:
                 _remove_tree(folder / name)
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        while self._locks:
+            os.close(self._locks.pop())
 
 
 def open_parent(wanted: Literal["auto", "v2", "v1", "none"] = "auto") -> Parent:
@@ -385,9 +396,15 @@ def _open_v1(name: str) -> Parent:
                 break
         else:
             raise LookupError(f"controller {controller} is not mounted")
-    for folder in folders.values():
-        folder.mkdir(exist_ok=True)
-    return Parent("v1", folders)
+    try:
+        for folder in folders.values():
+            folder.mkdir(exist_ok=True)
+        return Parent("v1", folders)
+    except OSError:  # one of them is read-only, say
+        for folder in folders.values():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _kills_on_host() -> int:
@@ -428,8 +445,23 @@ def _start_time(pid: int) -> str:
 def _remove_orphans(base: Path) -> None:
     for folder in base.glob(f"{_PREFIX}*-*"):
         pid, _, started = folder.name.removeprefix(_PREFIX).partition("-")
-        if pid.isdigit() and _start_time(int(pid)) != started:
+        if pid.isdigit() and _start_time(int(pid)) != started and not _is_locked(folder):
             _remove_tree(folder)
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False  # it has gone
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
 
 
 def _remove_tree(folder: Path) -> None:

@@ -129,7 +129,8 @@ def _control_groups() -> HostCheck:
         "control groups",
         False,
         parent.reason,
-        "run as root, or have a group delegated (systemd-run --user --scope -p Delegate=yes ..., or "
+        ("mount the memory, pids and cpuacct controllers writable" if os.geteuid() == 0 else "run as root")
+        + ", or have a group delegated (systemd-run --user --scope -p Delegate=yes ..., or "
         "docker run --cgroupns=private with a writable /sys/fs/cgroup); without one, limits on memory and processes "
         "hold for each process and not for the whole tree",
         required=False,

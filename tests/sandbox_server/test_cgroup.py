@@ -133,6 +133,18 @@ def test_orphans_of_dead_servers_are_removed_and_the_living_kept(parent: cgroup.
         assert folder.exists()
 
 
+def test_a_server_in_another_pid_namespace_is_kept(parent: cgroup.Parent) -> None:
+    """Its pid says nothing here, nor ours there: `sandbox check` in one container must not end the jails of another."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c",
+               "from sandbox_server import cgroup; cgroup.open_parent().remove()"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no pid namespace can be made here: {done.stderr.strip()[:200]}")
+
+    assert done.returncode == 0, done.stderr
+    assert all(folder.exists() for folder in parent.folders.values())
+
+
 # Runs in a mount namespace of its own, where nobody else sees the hierarchy that it mounts.
 REAL_VERSION_2 = """
 import json, os, subprocess, sys, time
