@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import logging
 import os
+import resource
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +28,16 @@ _MIB = 1 << 20
 _MOST_SLOTS = 1024  # all of them start at once: a number with too many digits would take the machine
 # Far above what a system hands out, so that no account of the host shares a file or a process limit with a program.
 _FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
+# By limit of a job: the kernel's limit on processes that stands above it, the shell's flag for that, and what fits. Of
+# CPU time the kernel's limit is to be twice a job's, and some seconds: see `slot`.
+_HOST_LIMITS: dict[str, tuple[int, str, Callable[[int], int]]] = {
+    "open_files": (resource.RLIMIT_NOFILE, "n", lambda hard: hard),
+    "file_size_bytes": (resource.RLIMIT_FSIZE, "f", lambda hard: hard),
+    "memory_bytes": (resource.RLIMIT_AS, "v", lambda hard: hard),
+    "processes": (resource.RLIMIT_NPROC, "u", lambda hard: hard),
+    "cpu_time_ms": (resource.RLIMIT_CPU, "t", lambda hard: (hard - 3) // 2 * 1000),
+}
+_DESCRIPTORS, _DESCRIPTORS_PER_SLOT = 100, 40  # of the server: at most, with a separate judge in every slot
 _BOOT = (
     "import sys; sys.path.append('/sandbox'); from selfalign_guest.zygote import main; "
     "main(int(sys.argv[1]), 'nested' in sys.argv, 'apart' in sys.argv, sys.argv[2:])"
@@ -127,8 +138,8 @@ class _Jails:
     """A `Sandbox` of nsjails."""
 
     def __init__(self, settings: SandboxConfig) -> None:
-        self._settings = settings
         self._slots = settings.slots or os.cpu_count() or 1
+        self._settings = _within_host(settings, self._slots)
         nsjail.binary()
         cache_dir = settings.cache_dir or image.default_cache_dir()
         self._runtimes = {name: runtimes.open_runtime(name, cache_dir) for name in settings.runtimes}
@@ -448,6 +459,35 @@ def _walls(facts: dict[str, str]) -> tuple[tuple[str, ...], list[str]]:
     )
     problems += [problem for field, value, problem in wanted if facts.get(field, "").strip() != value]
     return apart, problems
+
+
+def _within_host(settings: SandboxConfig, slots: int) -> SandboxConfig:
+    """Bound what jobs may ask by what this process may have: a jail inherits it, and cannot have more.
+
+    Raises:
+        HostUnfit: not even the default can be had.
+    """
+    maximum = settings.maximum_limits
+    for name, (kind, flag, most_within) in _HOST_LIMITS.items():
+        hard = resource.getrlimit(kind)[1]
+        if hard == resource.RLIM_INFINITY:
+            continue
+        most, default, wanted = most_within(hard), getattr(settings.default_limits, name), getattr(maximum, name)
+        if default > most:
+            raise HostUnfit(
+                f"sandbox.default_limits.{name} is {default}, and within this process' own limit (ulimit -H{flag}: "
+                f"{hard}) no program can have more than {max(most, 0)}; raise the one or lower the other"
+            )
+        if wanted > most:
+            _log.warning("programs may ask for limits.%s up to %d, not %d: ulimit -H%s", name, most, wanted, flag)
+            maximum = replace(maximum, **{name: most})
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if 0 < descriptors < _DESCRIPTORS + slots * _DESCRIPTORS_PER_SLOT:
+        _log.warning(
+            "%d open files (ulimit -Hn) may not do for %d slots: runs will be refused; allow %d, or set fewer slots",
+            *(descriptors, slots, _DESCRIPTORS + slots * _DESCRIPTORS_PER_SLOT),
+        )
+    return replace(settings, maximum_limits=maximum)
 
 
 def _first_uid(slots: int) -> int:

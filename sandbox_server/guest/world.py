@@ -135,5 +135,7 @@ def settle() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
-    resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    for kind, most, keep_hard in ((resource.RLIMIT_MEMLOCK, 65536, False), (resource.RLIMIT_STACK, 8 << 20, True)):
+        hard = resource.getrlimit(kind)[1]  # the host's, which may be lower
+        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (soft, hard if keep_hard else soft))

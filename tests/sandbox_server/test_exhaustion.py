@@ -161,6 +161,37 @@ async def test_a_full_disk_for_images_is_told_in_one_line(open_folder: Path) -> 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "hard", "field"),
+    [("n", 200, "open_files"), ("f", 1000, "file_size_bytes"), ("t", 6, "cpu_time_ms"), ("u", 20, "processes"),
+     ("v", 400_000, "memory_bytes")],
+)  # fmt: skip
+def test_limits_of_the_server_that_are_too_low_are_told_in_one_line(flag: str, hard: int, field: str) -> None:
+    """A jail inherits them, so a program could not even be given its own: that is told at start, with both names."""
+    done = with_limits(f"-{flag} {hard}", "info")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"sandbox.default_limits.{field}" in done.stderr
+    assert f"ulimit -H{flag}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_jobs_may_ask_is_within_the_servers_own_limits() -> None:
+    """More would be refused, by name, and not end as the program's failure. Lower limits than a jail sets itself do."""
+    done = with_limits("-n 300 -l 8 -s 4096", "info", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["maximum_limits"]["open_files"] == 300
+
+
+def with_limits(limits: str, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f'ulimit {limits}; exec "$@"', "bash", sys.executable, "-m", "sandbox_server", *command],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+
+
 # Runs in a process of its own, which enters a group whose limits are then set below what a program may have.
 IN_A_SMALL_GROUP = """
 import asyncio, json, os
