@@ -45,11 +45,12 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         The revision before (None for an empty database) and after.
 
     Raises:
-        DatabaseError: the schema is newer, or the tables are somebody else's.
+        DatabaseError: the schema is newer, the tables are somebody else's, or may not be changed.
     """
     from alembic import command
 
-    with database.engine.execution_options(selfalign_writes=True).begin() as connection:
+    engine = database.engine.execution_options(selfalign_writes=True)
+    with database.translated(), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         before = _revision(database, connection)  # again: another process may have been first
@@ -76,9 +77,9 @@ def current_revision(database: Database) -> str | None:
     """The revision that the database has; None where it has no tables.
 
     Raises:
-        DatabaseError: it has tables, and none of them says a revision.
+        DatabaseError: it has tables, and none of them says a revision, or may not be read.
     """
-    with database.engine.connect() as connection:
+    with database.translated(), database.engine.connect() as connection:
         return _revision(database, connection)
 
 

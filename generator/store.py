@@ -73,7 +73,7 @@ class Database:
         Raises:
             DatabaseError: the database went away or is damaged.
         """
-        with self._translated(), self._reading() as session:
+        with self.translated(), self._reading() as session:
             yield session
 
     @contextmanager
@@ -99,7 +99,7 @@ class Database:
         Raises:
             DatabaseError: the database went away or is damaged.
         """
-        with self._translated(), self._single.connect() as connection:
+        with self.translated(), self._single.connect() as connection:
             yield connection
 
     @contextmanager
@@ -109,7 +109,7 @@ class Database:
         Raises:
             DatabaseError: the database is full, locked, read-only or went away; nothing of this session is stored.
         """
-        with self._turn, self._translated(), self._writing.begin() as session:
+        with self._turn, self.translated(), self._writing.begin() as session:
             yield session
 
     def look_at_tables(self) -> None:
@@ -121,7 +121,7 @@ class Database:
         """
         if self.engine.dialect.name == "postgresql":
             ours = ", ".join(models.Base.metadata.tables)  # a database may hold another's tables too
-            with self._translated(), self.engine.connect() as connection:
+            with self.translated(), self.engine.connect() as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT").execute(
                     sa.text(f"ANALYZE (SKIP_LOCKED) {ours}")
                 )
@@ -131,11 +131,17 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """Have what a user can mend leave as one line.
+
+        Raises:
+            DatabaseError: the driver raised an error that is no fault of the statement.
+        """
         try:
             yield
         except DBAPIError as error:
-            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError):
+            forbidden = getattr(error.orig, "sqlstate", None) == _FORBIDDEN
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError) and not forbidden:
                 raise  # ours to mend, not the user's
             raise DatabaseError(f"{self.name}: {explain(error)}") from error
 
@@ -237,7 +243,7 @@ def parse_url(url: str) -> sa.URL:
     return parsed.set(drivername="postgresql+psycopg") if backend == "postgresql" else parsed
 
 
-_DISK_FULL = "53100"  # PostgreSQL's code
+_DISK_FULL, _FORBIDDEN = "53100", "42501"  # PostgreSQL's codes
 
 
 def explain(error: DBAPIError) -> str:
@@ -246,6 +252,8 @@ def explain(error: DBAPIError) -> str:
         return "the server's disk is full; free some space there, then run this again; what was stored is intact"
     # Without PostgreSQL's drawing of the place: on one line its caret points nowhere.
     reason = re.sub(r" LINE \d+: .* \^$", "", " ".join(str(error.orig).split()))
+    if getattr(error.orig, "sqlstate", None) == _FORBIDDEN:
+        return f"{reason}; have the database's owner grant it, or connect as another role"
     advice = {
         "database is locked": "another process has held it for a minute; let it finish, then run this again",
         "database or disk is full": "free some space, then run this again; what was stored is intact",
@@ -412,6 +420,10 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
     Raises:
         DatabaseError: it is not valid, or would change something.
     """
+    if not sql.strip(" \t\r\n;"):
+        raise DatabaseError("query: it is empty; give one SQL statement")
+    if _COPY.match(sql):
+        raise DatabaseError("query: COPY writes the server's files and runs its programs; SELECT instead")
     try:
         with database.engine.connect() as connection, _only_reading(connection):
             result = connection.execute(sa.text(sql.replace(":", r"\:")))
@@ -438,6 +450,10 @@ def _as_number(value: Any) -> Any:
         return value
     exponent = value.as_tuple().exponent  # a letter where it is no number
     return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value)
+
+
+# A transaction that only reads lets a superuser do so all the same.
+_COPY = re.compile(r"(\s|;|--[^\n]*\n|/\*.*?\*/)*copy\b", re.I | re.S)
 
 
 @contextmanager

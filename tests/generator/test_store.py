@@ -135,6 +135,18 @@ def test_a_failed_session_stores_nothing(database: Database) -> None:
         assert session.scalar(sa.select(sa.func.count()).select_from(models.Recipe)) == 0
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.postgres
+def test_a_role_that_may_not_write_is_told_so(database: Database) -> None:
+    def write() -> None:
+        with database.writing() as session:
+            session.execute(sa.text("SET LOCAL ROLE pg_monitor"))
+            store.ensure_recipe(session, "x", {})
+
+    with pytest.raises(DatabaseError, match=r"permission denied for table recipes; .* connect as another role$"):
+        write()
+
+
 def test_inserting_a_row_twice_keeps_the_first(database: Database) -> None:
     row = {"id": "r", "stage": "test", "parameters": {"a": 1}}
     with database.writing() as session:
@@ -261,6 +273,19 @@ def test_a_file_that_may_only_be_read_is_opened_so(
             assert store.find_dataset(session, "pairs").size == 1
         with pytest.raises(DatabaseError, match="readonly"), looked_at.writing() as session:
             store.ensure_recipe(session, "x", {})
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("", "it is empty"),
+        (" ;\n", "it is empty"),
+        ("-- all of it\n/* to\na file */ COPY seeds TO PROGRAM 'true'", "COPY writes the server's files"),
+    ],
+)
+def test_a_query_is_a_question(database: Database, sql: str, words: str) -> None:
+    with pytest.raises(DatabaseError, match=f"^query: {words}"):
+        store.run_query(database, sql)
 
 
 @pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "COMMIT; CREATE TABLE t (a INTEGER)"])
