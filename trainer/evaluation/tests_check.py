@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from generator.seeds.extract import parse_quietly
 from sandbox_server.errors import InvalidJob, Unsupported
 from sandbox_server.jobs import Job, Judge, Outcome
 from trainer.evaluation.calls import CannotJudge, CannotScore
@@ -19,21 +22,19 @@ class Tests:
     Attributes:
         tests: `check(candidate)` or plain asserts.
         entry_point: name of the function under test; empty where the tests call it by name.
-        before: code that runs before the program.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
 
     tests: str
     entry_point: str = ""
-    before: str = ""
 
     async def score(self, code: str, name: str, bench: Bench) -> Scored:
         """Run program and tests; see `Check.score`."""
         job = Job(
             request_id=name,
             runtime=bench.runtime,
-            code=self.before + code,
+            code=as_imported(code),
             tests=self.tests,
             entry_point=self.entry_point,
             limits=bench.limits,
@@ -41,6 +42,32 @@ class Tests:
         )
         outcome = await run(job, bench)
         return Scored(outcome.verdict, details_of(outcome))
+
+
+PARAMETERS = {"main_guard": "left out"}
+"""What `Tests` does to programs that changes verdicts, for an evaluation's causes."""
+
+
+def as_imported(code: str) -> str:
+    """What an import of `code` runs: all but what stands under ``if __name__ == "__main__":``, line for line.
+
+    The benchmarks' own harnesses never run that, and answers often put there what reads input or ends the process.
+    """
+    if "__main__" not in code:
+        return code
+    try:
+        body = parse_quietly(code).body
+    except SyntaxError:
+        return code
+    lines = re.split(r"\r\n|\r|\n", code)  # as Python counts them
+    for node in body:
+        if isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) in _GUARDS:
+            end = node.end_lineno or node.lineno
+            lines[node.lineno - 1 : end] = ["pass", *[""] * (end - node.lineno)]
+    return "\n".join(lines)
+
+
+_GUARDS = ("__name__ == '__main__'", "'__main__' == __name__")
 
 
 async def run(job: Job, bench: Bench) -> Outcome:

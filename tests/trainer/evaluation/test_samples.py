@@ -57,13 +57,16 @@ def test_only_the_problems_to_score_must_be_there(tmp_path: Path) -> None:
     ("line", "expected"),
     [
         ("{", "s.jsonl:1: not JSON"),
-        ("[" * 100_000, "s.jsonl:1: not JSON"),
-        ("[]", "s.jsonl:1: expected an object with a string `task_id`"),
+        ("[" * 100_000, "s.jsonl: not JSON"),
+        ("3", "s.jsonl:1: expected an object with a string `task_id`"),
         ('{"task_id": 3}', "expected an object with a string `task_id`"),
         ('{"task_id": "T/sub", "completion": ""}', r"unknown task_id 'T/sub'; this benchmark's look like 'T/add'"),
-        ('{"task_id": "T/add"}', "expected one of `solution` and `completion`"),
-        ('{"task_id": "T/add", "solution": "", "completion": ""}', "expected one of"),
-        ('{"task_id": "T/add", "solution": null}', "expected one of"),
+        ('{"task_id": "T/add"}', "expected `solution` or `completion`, a string"),
+        ('{"task_id": "T/add", "solution": null}', "expected `solution` or `completion`"),
+        ('["add = max"]', r"expected an array of 1 arrays of programs, one for each problem, or JSON lines"),
+        ('[["add = max"], []]', "s.jsonl: expected an array of 1 arrays"),
+        ("[[3]]", "s.jsonl: T/add: expected an array of 1 arrays"),
+        ('[["\\ud800"]]', "a program of T/add is not text"),
         ('{"task_id": "T/add", "solution": "\\ud800"}', "`solution` is not text"),
     ],
 )
@@ -84,6 +87,32 @@ def test_a_missing_file_an_empty_one_and_a_cut_one_are_named(tmp_path: Path) -> 
         FileSamples(tmp_path / "empty.jsonl", ONE, ONE.problems)
     with pytest.raises(SamplesUnfit, match="cannot be read"):
         FileSamples(tmp_path / "cut.jsonl.gz", ONE, ONE.problems)
+
+
+@pytest.mark.parametrize("form", ["\ufeff{}\r\n", "\r\n{}", "{}"])
+async def test_a_solution_counts_where_a_completion_stands_too(tmp_path: Path, form: str) -> None:
+    """As in evalplus; with Windows's marks and line ends, and packed whatever the name says."""
+    row = json.dumps({"task_id": "T/add", "solution": "add = int.__add__", "completion": "pass"})
+    (tmp_path / "s.jsonl").write_bytes(gzip.compress(form.format(row).encode()))
+
+    assert (await FileSamples(tmp_path / "s.jsonl", ONE, ONE.problems).sample(ADD, 0)).code == "add = int.__add__"
+
+
+async def test_generations_are_whole_programs_in_the_order_of_the_problems(tmp_path: Path) -> None:
+    """The file of bigcode-evaluation-harness."""
+    (tmp_path / "generations.json").write_text(json.dumps([["add = max", "add = int.__add__"], ["half = abs"]]))
+
+    samples = FileSamples(tmp_path / "generations.json", TWO, TWO.problems)
+
+    assert (samples.count(ADD), samples.count(HALF)) == (2, 1)
+    assert (await samples.sample(ADD, 1)).code == "add = int.__add__"
+
+
+def test_a_file_in_another_encoding_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_bytes('{"task_id": "T/add", "solution": ""}\r\n'.encode("utf-16"))
+
+    with pytest.raises(SamplesUnfit, match=r"s.jsonl:1: not UTF-8"):
+        FileSamples(tmp_path / "s.jsonl", ONE, ONE.problems)
 
 
 async def test_the_canonical_solutions_are_samples_too() -> None:

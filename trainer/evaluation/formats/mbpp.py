@@ -8,7 +8,7 @@ from trainer.evaluation.data import Source
 from trainer.evaluation.evalplus import MBPP_0_2_1, MBPP_0_3_1, mbpp_arguments
 from trainer.evaluation.problems import Problem
 from trainer.evaluation.reference import SameOutputs
-from trainer.evaluation.tests_check import Tests
+from trainer.evaluation.tests_check import PARAMETERS, Tests
 
 _RULES = {"v0.1.0": MBPP_0_2_1, "v0.2.0": MBPP_0_3_1}
 
@@ -59,6 +59,7 @@ MBPP = Source(
     files=("mbpp.jsonl", "mbpp.jsonl.gz"),
     versions={"f50124cdd150eac633c8e26828e0b3c1": "1.0"},
     read=_read,
+    parameters=lambda version: PARAMETERS,
     obtain="mbpp.jsonl of github.com/google-research/google-research/tree/master/mbpp (CC-BY-4.0)",
 )
 
