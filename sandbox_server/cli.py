@@ -55,6 +55,9 @@ def _reach(help_text: str, default: str | None = None) -> Callable[[Callable[...
 @click.group()
 def sandbox() -> None:
     """Run programs that nobody has read."""
+    from sandbox_server.logs import open_standard_streams
+
+    open_standard_streams()
 
 
 @sandbox.command()
@@ -63,9 +66,10 @@ def sandbox() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting; may be given many times.")
 @click.option("--parent-pid", type=int, hidden=True, help="Stop when this process, the parent, dies.")
 def serve(config_path: Path | None, address: str | None, overrides: tuple[str, ...], parent_pid: int | None) -> None:
-    """Serve the sandbox over gRPC until SIGTERM or Ctrl-C; a second one does not wait for runs in flight."""
+    """Serve the sandbox over gRPC until SIGTERM, SIGHUP or Ctrl-C; a second one does not wait for runs in flight."""
     # Read when grpc is first imported: the jails are started by fork and exec, which its fork handlers only disturb.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes lines of its own form, and waits for whoever reads them
     import uvloop
 
     from sandbox_server import logs
@@ -80,9 +84,11 @@ def serve(config_path: Path | None, address: str | None, overrides: tuple[str, .
         config = load(config_path, overrides=flags)
         logs.configure(config.log_level, config.log_format)
         _raise_descriptor_limit()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config))
-        logs.give_up_unwritten()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(config))
+        finally:
+            logs.finish()
 
 
 async def _serve(config: ServerConfig) -> None:
@@ -103,8 +109,9 @@ async def _serve(config: ServerConfig) -> None:
         signal.alarm(int(config.drain_pause_s + config.drain_grace_s) + _HUNG_SECONDS)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: it outlives its terminal
+            loop.add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         jails = await open_sandbox(config.sandbox)
         try:

@@ -91,7 +91,9 @@ class RemoteSandbox:
         self._parts = [part.strip() for part in address.split(",") if part.strip()]
         for part in self._parts or [""]:
             if not _is_address(part):
-                raise Unavailable(f"{part!r} is no address; expected host:port, unix:/path or {EMBEDDED!r}")
+                raise Unavailable(
+                    f"{part!r} is no address; expected host:port, [ipv6]:port, unix:/path or {EMBEDDED!r}"
+                )
         self._name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._turns = itertools.count()
         self._endpoints: dict[str, Endpoint] = {}
@@ -251,6 +253,8 @@ def _is_address(part: str) -> bool:
     if part.startswith("unix:"):
         return part != "unix:"
     host, _, port = part.removeprefix(_DNS).rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        return False
     return bool(host) and "/" not in host and port.isdecimal() and 0 < int(port) < 65536
 
 

@@ -21,6 +21,8 @@ from sandbox_server.jail import SandboxConfig
 from sandbox_server.settings import SettingsError, parse, read_toml
 
 DEFAULT_ADDRESS = "127.0.0.1:50061"
+# What the address of a unix socket has room for (sun_path, 108 bytes with the terminating NUL).
+MAX_SOCKET_PATH_BYTES = 107
 ENVIRONMENT_PREFIX = "SELFALIGN_SANDBOX_"
 
 
@@ -131,12 +133,17 @@ def is_private(address: str) -> bool:
         ValueError: `address` is neither ``host:port`` nor ``unix:/path``.
     """
     if address.startswith("unix:"):
-        if not address.removeprefix("unix:"):
+        path = address.removeprefix("unix:")
+        if not path:
             raise ValueError("address: 'unix:' names no path; expected unix:/path")
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"address: {path} is longer than the {MAX_SOCKET_PATH_BYTES} bytes of a socket's path")
         return True
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"address: {address!r} is neither host:port nor unix:/path")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"address: {address!r}: an IPv6 address stands in brackets, as in [::1]:{port}")
     if host == "localhost":
         return True
     try:

@@ -13,11 +13,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from sandbox_server.client import ClientConfig, RemoteSandbox
-from sandbox_server.config import ENVIRONMENT_PREFIX
+from sandbox_server.config import ENVIRONMENT_PREFIX, MAX_SOCKET_PATH_BYTES
 from sandbox_server.errors import HostUnfit, Unavailable
-
-# A path longer than this does not fit the address of a unix socket (sun_path, 108 bytes with the terminating NUL).
-_MAX_SOCKET_PATH_BYTES = 107
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +121,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
 def _short_folder() -> str | None:
     """The usual temporary folder, or /tmp where a socket's path in that would be too long."""
     usual = tempfile.gettempdir()
-    return usual if len(f"{usual}/selfalign-12345678/sandbox.sock".encode()) <= _MAX_SOCKET_PATH_BYTES else "/tmp"  # noqa: S108
+    return usual if len(f"{usual}/selfalign-12345678/sandbox.sock".encode()) <= MAX_SOCKET_PATH_BYTES else "/tmp"  # noqa: S108
 
 
 def _last_line(log: Path) -> str:

@@ -160,14 +160,19 @@ def _bind_unix(server: grpc.aio.Server, config: ServerConfig) -> str:
     try:
         server.add_insecure_port(config.address)
     except RuntimeError as error:
-        there = os.path.lexists(path) and not path.is_socket()
-        reason = (
-            "what is there is no socket" if there else "the folder is missing or not writable, or the path too long"
-        )
-        raise SettingsError(f"address: {config.address} cannot be bound: {reason}") from error
+        raise SettingsError(f"address: {config.address} cannot be bound: {_why_not(path)}") from error
     finally:
         os.umask(mask)
     return config.address
+
+
+def _why_not(path: Path) -> str:
+    """Why a unix socket cannot be made there: gRPC does not tell."""
+    if os.path.lexists(path) and not path.is_socket():
+        return "what is there is no socket"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    return f"{path.parent} cannot be written to: it is another user's, read-only, or its disk is full"
 
 
 def _is_listening(path: Path) -> bool:

@@ -166,6 +166,69 @@ def test_a_second_signal_does_not_wait_for_runs(tmp_path) -> None:
             client.kill()
 
 
+@pytest.mark.nsjail
+def test_a_closed_terminal_stops_a_server_as_sigterm_does_and_nohup_keeps_it(tmp_path) -> None:
+    with serving(tmp_path) as (process, _):
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; a child inherits it
+    try:
+        with serving(tmp_path) as (process, address):
+            process.send_signal(signal.SIGHUP)
+            assert invoke("info", "--address", address).exit_code == 0
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def until_bound(path) -> None:
+    """Wait for a server's socket, which is there before it is healthy."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.nsjail
+def test_a_server_without_standard_streams_serves_and_ends_in_good_order(tmp_path, program) -> None:
+    """Nothing of its own takes their numbers, which are given to every jail anew."""
+    address = f"unix:{tmp_path}/s.sock"
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "sandbox_server"]
+    with subprocess.Popen([*command, "serve", "--address", address]) as process:
+        try:
+            until_bound(tmp_path / "s.sock")
+            passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
+            assert passed.exit_code == 0, passed.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.nsjail
+def test_a_server_whose_log_nobody_reads_serves_and_ends(tmp_path, program) -> None:
+    """Standard error is a pipe that is full, and every run is logged: no run waits for the log."""
+    address = f"unix:{tmp_path}/s.sock"
+    command = [sys.executable, "-m", "sandbox_server", "serve", "--address", address, "--set", "log_runs=true"]
+    unread, written = os.pipe2(os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(written, b"x" * 4096)
+    os.set_blocking(written, True)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=written) as process:
+        try:
+            until_bound(tmp_path / "s.sock")
+            passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
+            assert passed.exit_code == 0, passed.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            os.close(unread)
+            os.close(written)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -175,6 +238,7 @@ def test_a_second_signal_does_not_wait_for_runs(tmp_path) -> None:
         (["run", "/nonexistent.py"], "does not exist"),
         (["info", "--address", "http://localhost:1"], "'http://localhost:1' is no address; expected host:port"),
         (["info", "--address", "localhost"], "'localhost' is no address; expected host:port"),
+        (["info", "--address", "::1:50061"], "'::1:50061' is no address; expected host:port, [ipv6]:port"),
         (["info", "--certificate", __file__], "--certificate and --key go together"),
     ],
 )

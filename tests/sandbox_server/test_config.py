@@ -43,6 +43,8 @@ def test_tables_can_be_reached_from_everywhere() -> None:
         (["drain_grace_s=-1"], "drain_grace_s: -1.0 is too small; expected at least 0"),
         (["address=1", "address.port=1"], "--set address.port=1: 'address' is not a table"),
         (["address=nowhere"], "address: 'nowhere' is neither host:port nor unix:/path"),
+        (["address=::1:50061"], "address: '::1:50061': an IPv6 address stands in brackets, as in [::1]:50061"),
+        (["address=unix:/" + "a" * 107], f"address: /{'a' * 107} is longer than the 107 bytes of a socket's path"),
         (["log_level=loud"], "log_level: expected one of 'debug', 'info', 'warning', 'error', got 'loud'"),
         (["tls.key=k"], "missing key 'certificate'"),
         (["drain_grace_s=nan"], "drain_grace_s: nan is no such number; expected at least 0"),

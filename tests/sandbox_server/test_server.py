@@ -363,7 +363,7 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path) -> None:
 
 
 async def test_a_socket_in_a_missing_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(SettingsError, match="cannot be bound"):
+    with pytest.raises(SettingsError, match=f"cannot be bound: there is no folder {tmp_path}/none"):
         async with serving(FakeSandbox(), ServerConfig(address=f"unix:{tmp_path}/none/s.sock")):
             pytest.fail("served")
 
