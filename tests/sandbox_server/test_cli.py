@@ -168,11 +168,13 @@ def test_a_second_signal_does_not_wait_for_runs(tmp_path) -> None:
 
 @pytest.mark.nsjail
 def test_a_closed_terminal_stops_a_server_as_sigterm_does_and_nohup_keeps_it(tmp_path) -> None:
-    with serving(tmp_path) as (process, _):
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 0
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; a child inherits it
+    former = signal.getsignal(signal.SIGHUP)
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a child inherits only this and to be ignored
+        with serving(tmp_path) as (process, _):
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(20) == 0
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         with serving(tmp_path) as (process, address):
             process.send_signal(signal.SIGHUP)
             assert invoke("info", "--address", address).exit_code == 0
