@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,10 @@ from pathlib import Path
 from sandbox_server.client import ClientConfig, RemoteSandbox
 from sandbox_server.config import ENVIRONMENT_PREFIX, MAX_SOCKET_PATH_BYTES
 from sandbox_server.errors import HostUnfit, Unavailable
+from sandbox_server.tasks import to_the_end
+
+_logger = logging.getLogger(__name__)
+_LONGEST_PAUSE_S = 30.0  # before a server that keeps ending is started again
 
 
 @contextlib.asynccontextmanager
@@ -28,7 +33,8 @@ async def embedded_sandbox(
     """Start a sandbox server, yield a client of it, and drain it at the end.
 
     The server listens on a unix socket in a private temporary folder, has its own session (a Ctrl-C in the terminal
-    does not reach it), and is told to stop by the kernel when this process dies, even by ``kill -9``.
+    does not reach it), and is told to stop by the kernel when this process dies, even by ``kill -9``. Should it be
+    killed itself, another is started, and the runs that it had are tried again there.
 
     Args:
         arguments: further arguments of ``selfalign sandbox serve``, e.g. ``("--set", "sandbox.slots=2")``.
@@ -42,35 +48,74 @@ async def embedded_sandbox(
     """
     client = client or ClientConfig()
     with tempfile.TemporaryDirectory(prefix="selfalign-", dir=_short_folder()) as folder:
-        address = f"unix:{folder}/sandbox.sock"
-        log = Path(folder, "server.log")
-        with log.open("wb") as log_file:  # noqa: ASYNC230  # an empty file in a temporary folder
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sandbox_server", "serve", "--address", address),
-                *(
-                    "--parent-pid",
-                    str(os.getpid()),
-                    "--set",
-                    "log_level=warning",
-                    "--set",
-                    "log_format=text",
-                    *arguments,
-                ),
+        server = _Server(Path(folder), arguments)
+        try:
+            await server.start()
+        except OSError as error:
+            raise HostUnfit(f"the sandbox server does not start in {folder}: {error}") from error
+        try:
+            sandbox = RemoteSandbox(server.address, dataclasses.replace(client, connect_timeout_s=start_timeout_s))
+            keeping: asyncio.Task[None] | None = None
+            try:
+                await _until_ready(sandbox, server.process, server.log)
+                keeping = asyncio.create_task(server.keep())
+                yield sandbox
+            finally:
+                if keeping is not None:
+                    keeping.cancel()
+                    await asyncio.gather(keeping, return_exceptions=True)
+                await sandbox.close()
+        finally:
+            await _stop(server.process, stop_timeout_s)
+
+
+class _Server:
+    """The child process, and the next one should it be killed.
+
+    Attributes:
+        process: the one that runs, or ran last.
+    """
+
+    process: asyncio.subprocess.Process
+
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        self.address = f"unix:{folder}/sandbox.sock"
+        self.log = folder / "server.log"
+        self._command = (
+            *(sys.executable, "-m", "sandbox_server", "serve", "--address", self.address),
+            *("--parent-pid", str(os.getpid()), "--set", "log_level=warning", "--set", "log_format=text"),
+            *arguments,
+        )
+
+    async def start(self) -> None:
+        """Start it; it is not ready yet."""
+        with self.log.open("ab") as log_file:
+            self.process = await asyncio.create_subprocess_exec(
+                *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log_file,
                 start_new_session=True,
                 env=_environment(os.environ),
             )
-        try:
-            sandbox = RemoteSandbox(address, dataclasses.replace(client, connect_timeout_s=start_timeout_s))
+
+    async def keep(self) -> None:
+        """Start another whenever it ends, killed for memory say; the client tries its runs again there."""
+        clock = asyncio.get_running_loop().time
+        pause_s = 0.0
+        while True:
+            started_s = clock()
+            status = await self.process.wait()
+            pause_s = 0.0 if clock() - started_s > _LONGEST_PAUSE_S else min(2 * pause_s + 0.5, _LONGEST_PAUSE_S)
+            _logger.warning(
+                "the embedded sandbox server ended with status %s and is started again; it said last: %s",
+                *(status, _last_line(self.log) or "nothing"),
+            )
+            await asyncio.sleep(pause_s)
             try:
-                await _until_ready(sandbox, process, log)
-                yield sandbox
-            finally:
-                await sandbox.close()
-        finally:
-            await _stop(process, stop_timeout_s)
+                await to_the_end(self.start())
+            except OSError as error:
+                _logger.warning("the embedded sandbox server does not start: %s", error)
 
 
 async def _until_ready(sandbox: RemoteSandbox, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -120,7 +165,10 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _short_folder() -> str | None:
     """The usual temporary folder, or /tmp where a socket's path in that would be too long."""
-    usual = tempfile.gettempdir()
+    try:
+        usual = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise HostUnfit(f"{error.strerror}: free some space, or set TMPDIR to a folder that can be written") from error
     return usual if len(f"{usual}/selfalign-12345678/sandbox.sock".encode()) <= MAX_SOCKET_PATH_BYTES else "/tmp"  # noqa: S108
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -136,6 +138,31 @@ async def test_a_server_without_descriptors_says_unavailable_and_recovers() -> N
                 with contextlib.suppress(errors.Unavailable):
                     assert (await sandbox.run(job)).verdict is Verdict.PASSED
                     break
+
+
+async def test_a_server_that_is_killed_is_started_again_and_its_runs_are_run_there(caplog) -> None:
+    """By the host's want of memory, say: a night's build does not end with it, and no answer is lost."""
+    before = set(children_of(os.getpid()))
+    async with connect("embedded") as sandbox:
+        slow = [Job(f"import time\ntime.sleep(1)\nx = {n}", f"assert x == {n}", request_id=str(n)) for n in range(4)]
+        runs = [asyncio.create_task(sandbox.run(job)) for job in slow]
+        await asyncio.sleep(0.5)
+        (pid,) = [pid for pid in set(children_of(os.getpid())) - before if "sandbox_server" in command_of(pid)]
+        os.kill(pid, signal.SIGKILL)
+        outcomes = await asyncio.gather(*runs)
+    assert [(seen.verdict, seen.request_id) for seen in outcomes] == [(Verdict.PASSED, str(n)) for n in range(4)]
+    assert "ended with status -9 and is started again" in caplog.text
+    assert not [pid for pid in set(children_of(os.getpid())) - before if is_alive(pid)]
+
+
+async def test_a_host_without_room_for_a_temporary_folder_is_told_what_to_do(monkeypatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(errors.HostUnfit, match="No usable temporary directory .* set TMPDIR"):
+        async with embedded_sandbox():
+            pytest.fail("started")
 
 
 PARENT = """
