@@ -258,6 +258,7 @@ def explain(error: DBAPIError) -> str:
         "database is locked": "another process has held it for a minute; let it finish, then run this again",
         "database or disk is full": "free some space, then run this again; what was stored is intact",
         "file is not a database": "give another file, or move this one away",
+        "database disk image is malformed": "put a copy of it in its place, or save what `sqlite3 FILE .recover` finds",
         "unable to open database file": "check that the folder exists and can be written",
         "attempt to write a readonly database": "give its file and folder write permission",
         # PostgreSQL's list of its own tables, which the first connection after a change of the schema writes.
@@ -431,6 +432,8 @@ def run_query(database: Database, sql: str) -> tuple[list[str], list[tuple[Any, 
             return list(result.keys()) if result.returns_rows else [], rows
     except DBAPIError as error:
         reason = explain(error)
+        if reason == "interrupted":  # SQLite's word for the exception that Ctrl-C raised while it ran
+            raise KeyboardInterrupt from None
         if "readonly" in reason or "read-only" in reason or reason == "not authorized":
             reason = "it would change something, and this command only reads"
         if re.search("one statement|multiple commands", reason):
@@ -463,9 +466,11 @@ def _only_reading(connection: sa.Connection) -> Iterator[None]:
         file: Any = connection.connection.dbapi_connection
         connection.exec_driver_sql("PRAGMA query_only = on")
         file.set_authorizer(_refuse_attaching)  # a file that is attached and not there would be made
+        file.set_progress_handler(_go_on, _STEPS_BETWEEN_SIGNALS)
         try:
             yield
         finally:
+            file.set_progress_handler(None, 0)
             file.set_authorizer(None)
             connection.exec_driver_sql("PRAGMA query_only = off")
         return
@@ -477,6 +482,14 @@ def _only_reading(connection: sa.Connection) -> Iterator[None]:
         yield
     finally:
         driver.prepare_threshold = before
+
+
+_STEPS_BETWEEN_SIGNALS = 1_000_000  # of SQLite's virtual machine: some hundredths of a second
+
+
+def _go_on() -> int:
+    """Let Python see to Ctrl-C, which it does between two steps of its own: a long query is one."""
+    return 0
 
 
 def _refuse_attaching(action: int, *_: str | None) -> int:

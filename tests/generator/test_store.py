@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import threading
 from pathlib import Path
@@ -247,6 +248,32 @@ def test_a_query_cannot_change_anything(database: Database, sql: str) -> None:
         store.run_query(database, sql)
 
     add_snapshot(database, 1)  # and writing works afterwards
+
+
+@SQLITE_ONLY
+def test_a_long_query_ends_by_ctrl_c(database: Database) -> None:
+    """This one has no end of its own."""
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    seen = threading.Event()
+
+    def press(_number: int, _frame: object) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    def ask() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        store.run_query(database, endless)
+
+    before = signal.signal(signal.SIGALRM, press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert seen.is_set()
+    assert store.run_query(database, "SELECT 1 AS a")[1] == [(1,)]
 
 
 @SQLITE_ONLY
