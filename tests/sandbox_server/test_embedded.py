@@ -160,7 +160,7 @@ async def test_a_host_without_room_for_a_temporary_folder_is_told_what_to_do(mon
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
-    with pytest.raises(errors.HostUnfit, match="No usable temporary directory .* set TMPDIR"):
+    with pytest.raises(errors.HostUnfit, match=r"No usable temporary directory .* set TMPDIR"):
         async with embedded_sandbox():
             pytest.fail("started")
 
