@@ -54,10 +54,12 @@ _where = _options(
 )
 _model = _options(
     click.option(
-        "--engine", type=click.Choice(["openai", "transformers", "recorded"]), help="How the model is reached."
+        "--engine", type=click.Choice(["openai", "vllm", "transformers", "recorded"]), help="How the model is reached."
     ),
     click.option("--base-url", metavar="URL", help="OpenAI-compatible server, up to and with /v1."),
-    click.option("--model", "model_name", metavar="NAME", help="Model, or folder of one for --engine transformers."),
+    click.option(
+        "--model", "model_name", metavar="NAME", help="Model, or folder of one for --engine transformers and vllm."
+    ),
     click.option("--mode", type=click.Choice(["completion", "chat"]), help="Base model, or one that takes chat turns."),
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -329,14 +329,14 @@ def with_model(
         recipe: the whole file.
         engine: as `ModelSettings.engine`.
         base_url: as `ModelSettings.base_url`.
-        model_name: a name, or for the engine `transformers` also a folder.
+        model_name: a name, or for the engines `transformers` and `vllm` also a folder.
         mode: as `ModelSettings.mode`.
     """
     changes: dict[str, Any] = {"engine": engine, "base_url": base_url, "mode": mode}
     if model_name is not None and model_name != recipe.model.name:
         # Another model: the revision and the files of the recipe's say nothing about it.
         changes |= {"name": model_name, "revision": "", "path": "", "recording": ""}
-        if (engine or recipe.model.engine) == "transformers" and Path(model_name).is_dir():
+        if (engine or recipe.model.engine) in ("transformers", "vllm") and Path(model_name).is_dir():
             changes |= {"name": Path(model_name).resolve().name, "path": model_name}
     changes = {key: value for key, value in changes.items() if value is not None}
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **changes))

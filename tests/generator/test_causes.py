@@ -66,10 +66,11 @@ def test_a_folder_without_a_revision_is_told_by_its_content(tmp_path: Path) -> N
     assert all(name.startswith("checkpoint@") for name in names)
 
 
-def test_another_model_takes_nothing_over_from_the_recipes(small: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_another_model_takes_nothing_over_from_the_recipes(small: Recipe, tmp_path: Path, engine: str) -> None:
     recipe = dataclasses.replace(small, model=dataclasses.replace(small.model, revision="1", recording="r"))
 
-    other = with_model(recipe, engine="transformers", model_name=str(tmp_path)).model
+    other = with_model(recipe, engine=engine, model_name=str(tmp_path)).model
 
     assert (other.name, other.path, other.revision, other.recording) == (tmp_path.name, str(tmp_path), "", "")
 

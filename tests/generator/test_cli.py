@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
@@ -14,7 +16,7 @@ from click.testing import CliRunner, Result
 from generator import models
 from generator.pipeline import build
 from generator.progress import Silent
-from generator.recipe import Recipe, SelectionSettings
+from generator.recipe import ModelSettings, Recipe, SelectionSettings
 from generator.store import Database
 from generator.view.counts import count
 from sandbox_server.jobs import Job, LimitsRequest, Outcome, ProgramError, Verdict
@@ -360,6 +362,13 @@ def test_diff_tells_a_pair_whose_text_changed(run: Run, built: Recipe, database:
     asyncio.run(build(shorter, database, Silent(), engine=RuleEngine(), sandbox=FakeSandbox()))
 
     assert "0 added, 0 removed, 5 changed" in run("diff", "small@1", "small@2").stdout
+
+
+def test_every_engine_of_a_recipe_is_an_option() -> None:
+    (offered,) = [parameter.type for parameter in main.commands["build"].params if parameter.name == "engine"]
+
+    assert isinstance(offered, click.Choice)
+    assert tuple(offered.choices) == typing.get_args(typing.get_type_hints(ModelSettings)["engine"])
 
 
 def test_a_recipe_without_its_option_is_recognised(run: Run) -> None:
