@@ -7,22 +7,26 @@ changes on the host cannot change a verdict, and the fewer mounts a jail has, th
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sandbox_server.errors import HostUnfit
 
+_log = logging.getLogger(__name__)
 PYTHON_PREFIX = "/python"
 LAYOUT = 3  # part of an image's key: raise it when this file lays images out differently
 
@@ -31,9 +35,21 @@ _LEFT_OUT = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"}
 )
 _HOST_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc/alternatives")
+_BUILDING = ".building-"
+_LITTLE_ROOM = 1 << 20  # bytes
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 # Opened by name at run time, so `ldd` does not tell of it: glibc wants it when a thread ends.
 _OPENED_BY_NAME = ("libgcc_s.so.1",)
+
+# What is no Python is left alone. On a full disk CPython may write half a file and not say so: importing it would fail.
+_COMPILE = """
+import compileall, importlib.util, marshal, pathlib, sys
+compileall.compile_dir(sys.argv[1], maxlevels=100, quiet=2)
+for path in pathlib.Path(sys.argv[1]).rglob("__pycache__/*.pyc"):
+    compiled = path.read_bytes()
+    if compiled.startswith(importlib.util.MAGIC_NUMBER):
+        marshal.loads(compiled[16:])
+"""
 
 _DESCRIBE = """
 import json, sys, sysconfig
@@ -130,14 +146,15 @@ def image_of(interpreter: Interpreter, packages: Path | None, cache_dir: Path) -
         try:
             root.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
             with (cache_dir / "images.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # two servers that start together build one image
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two servers that start together build one image
+                except BlockingIOError:
+                    _log.warning("waiting for another process that builds an image in %s", cache_dir)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if not root.is_dir():
                     _build(image, packages)
         except OSError as error:
-            raise HostUnfit(
-                f"the runtime image cannot be written to {root}: {error}; free some space or set cache_dir to a "
-                "folder that can be written"
-            ) from error
+            raise unwritable(root, error) from error
     check_enterable(root)
     return image
 
@@ -169,16 +186,19 @@ def command_image(python: Image, cache_dir: Path) -> tuple[Path, tuple[tuple[str
     key = hashlib.sha256(repr((LAYOUT, mounts, links)).encode()).hexdigest()[:16]
     root = cache_dir / "images" / f"command-{key}"
     if not root.is_dir():
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=root.parent))
-        _furnish(building)
-        for _, target in mounts:
-            (building / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        for name, target in links.items():
-            (building / name).symlink_to(target)
-        if Path("/etc/ld.so.cache").exists():
-            shutil.copy2("/etc/ld.so.cache", building / "etc/ld.so.cache")
-        _open_to_others(building)
-        _put_in_place(building, root)
+        try:
+            with building_in(root.parent) as building:
+                _furnish(building)
+                for _, target in mounts:
+                    (building / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
+                for name, target in links.items():
+                    (building / name).symlink_to(target)
+                if Path("/etc/ld.so.cache").exists():
+                    shutil.copy2("/etc/ld.so.cache", building / "etc/ld.so.cache")
+                _open_to_others(building)
+                _put_in_place(building, root)
+        except OSError as error:
+            raise unwritable(root, error) from error
     check_enterable(root)
     start = (f"/python-loader/{loader.name}", "--library-path", "/python-libraries", python.python)
     return root, tuple(mounts), start
@@ -200,10 +220,51 @@ def check_enterable(folder: Path) -> None:
             )
 
 
+def unwritable(folder: Path, error: OSError) -> HostUnfit:
+    """What to say when `folder`, which is in the cache, cannot be made."""
+    reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of copying a tree: of its first file
+    return HostUnfit(
+        f"{folder} cannot be written: {reason}; free some space or set cache_dir to a folder that can be written"
+    )
+
+
+@contextlib.contextmanager
+def building_in(folder: Path) -> Iterator[Path]:
+    """A new folder in `folder`, to be renamed when what is in it is complete; else it is gone afterwards.
+
+    It is locked meanwhile, which `remove_unfinished` respects.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    while True:
+        building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
+        lock = os.open(building, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(OSError):  # not every network file system knows locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if building.is_dir():
+            break
+        os.close(lock)  # another server took it for left behind before it was locked
+    try:
+        yield building
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what servers that were killed while they built something in `folder` have left there."""
+    for building in folder.glob(f"{_BUILDING}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(building, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(building, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
 def _build(image: Image, packages: Path | None) -> None:
     interpreter = image.interpreter
-    root = Path(tempfile.mkdtemp(prefix=".building-", dir=image.root.parent))
-    try:
+    with building_in(image.root.parent) as root:
         root.chmod(0o755)
         prefix = root / PYTHON_PREFIX.lstrip("/")
         for library in {interpreter.stdlib, interpreter.platstdlib}:
@@ -221,9 +282,6 @@ def _build(image: Image, packages: Path | None) -> None:
         # What is not compiled would be compiled again by every program that imports it: the image is read-only.
         _compile(interpreter, prefix)
         root.rename(image.root)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
 
 
 def _put_in_place(building: Path, folder: Path) -> None:
@@ -232,11 +290,15 @@ def _put_in_place(building: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():  # else another server was faster
             raise
-        shutil.rmtree(building)
 
 
 def _compile(interpreter: Interpreter, folder: Path) -> None:
-    subprocess.run([interpreter.executable, "-I", "-S", "-m", "compileall", "-qq", folder], check=False, timeout=600)
+    command = [str(interpreter.executable), "-I", "-S", "-c", _COMPILE, str(folder)]
+    done = subprocess.run(command, check=False, timeout=600, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if shutil.disk_usage(folder).free < _LITTLE_ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    if done.returncode:
+        raise OSError(errno.EIO, "what was compiled does not read back", str(folder))
 
 
 def _leave_out(folder: str, names: list[str]) -> set[str]:
@@ -316,9 +378,7 @@ def place_modules(folder: Path, files: dict[str, bytes], interpreter: Interprete
     """
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    try:
+    with building_in(folder.parent) as building:
         for name, content in files.items():
             path = building / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -326,6 +386,3 @@ def place_modules(folder: Path, files: dict[str, bytes], interpreter: Interprete
         _compile(interpreter, building)
         _open_to_others(building)
         _put_in_place(building, folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise

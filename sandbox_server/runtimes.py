@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -88,6 +87,8 @@ def open_runtime(name: str, cache_dir: Path) -> Runtime:
     Raises:
         HostUnfit: there is no such runtime, or its image cannot be made.
     """
+    for folder in ("images", "guests", "runtimes"):
+        image.remove_unfinished(cache_dir / folder)
     settings, packages_dir = _find(name, cache_dir)
     interpreter = image.find_interpreter(settings.interpreter)
     guest, guest_hash = place_guest(interpreter, cache_dir)
@@ -164,22 +165,19 @@ def build_runtime(
         raise HostUnfit(f"runtime {name!r}: name at least one package or requirements file")
     found = image.find_interpreter(interpreter)
     target = _built_dir(cache_dir) / name
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
     try:
-        building.chmod(0o755)
-        _pip(found, building / "packages", wanted)
-        _try_imports(found, building / "packages", settings.preload)
-        (building / "runtime.toml").write_text(_toml(settings))
-        old = building.with_name(f"{building.name}-old")
-        if target.exists():
-            target.rename(old)
-        building.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        with image.building_in(target.parent) as building:
+            building.chmod(0o755)
+            _pip(found, building / "packages", wanted)
+            _try_imports(found, building / "packages", settings.preload)
+            (building / "runtime.toml").write_text(_toml(settings))
+            old = building.with_name(f"{building.name}-old")
+            if target.exists():
+                target.rename(old)
+            building.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise HostUnfit(f"runtime {name!r} cannot be written to {target}: {error}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        raise image.unwritable(target, error) from error
     return open_runtime(name, cache_dir)
 
 
@@ -198,9 +196,7 @@ def place_guest(interpreter: image.Interpreter, cache_dir: Path) -> tuple[Path, 
     try:
         image.place_modules(target, {f"selfalign_guest/{name}": text for name, text in modules.items()}, interpreter)
     except OSError as error:
-        raise HostUnfit(
-            f"{target} cannot be written: {error}; free some space or set cache_dir to a folder that can be written"
-        ) from error
+        raise image.unwritable(target, error) from error
     image.check_enterable(target)
     return target, key
 

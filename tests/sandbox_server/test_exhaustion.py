@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_server import image
 from sandbox_server.client import ClientConfig, connect
 from sandbox_server.errors import HostUnfit, Unavailable
 from sandbox_server.jail import SandboxConfig, open_sandbox
@@ -142,7 +143,7 @@ def open_folder() -> Iterator[Path]:
 async def test_a_full_disk_for_images_is_told_in_one_line(open_folder: Path) -> None:
     """A server that cannot make its runtime's image says where there is no room, and leaves no half of it."""
     script = (
-        'mount -t tmpfs -o size=2m none "$1" || exit 77; folder=$1; shift; '
+        'mount -t tmpfs -o size=10m none "$1" || exit 77; folder=$1; shift; '
         '"$@"; status=$?; find "$folder/images" -mindepth 1 -maxdepth 1 >&2; exit $status'
     )
     folder = open_folder
@@ -159,6 +160,39 @@ async def test_a_full_disk_for_images_is_told_in_one_line(open_folder: Path) -> 
     assert "No space left on device" in done.stderr
     assert str(folder) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr) < 1000
+
+
+def test_what_a_killed_server_was_building_is_removed_and_what_another_builds_is_kept(tmp_path: Path) -> None:
+    killed = tmp_path / ".building-12345678"
+    (killed / "python").mkdir(parents=True)
+    with image.building_in(tmp_path) as building:
+        (building / "python").mkdir()
+        image.remove_unfinished(tmp_path)
+        assert not killed.exists()
+        assert (building / "python").is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_while_an_image_is_compiled_fails_the_build(open_folder: Path) -> None:
+    """Else each program would compile what it imports, or fail by half a compiled file."""
+    script = (
+        'mount -t tmpfs -o size=200k none "$1" || exit 77; cd "$1"; shift; head -c 150000 /dev/zero > filler; exec "$@"'
+    )
+    build = (
+        "from pathlib import Path\nfrom sandbox_server import image\n"
+        "text = b'\\n'.join(b'def f%d(x):\\n    return x + %d' % (n, n) for n in range(700))\n"
+        "try:\n    image.place_modules(Path('guest'), {'a.py': text}, image.find_interpreter())\n"
+        "except OSError as error:\n    print(error.strerror, list(Path().iterdir()))"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(open_folder), sys.executable, "-c", build],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no file system can be mounted here")
+
+    assert done.stdout == "No space left on device [PosixPath('filler')]\n", done.stderr
 
 
 @pytest.mark.parametrize(
