@@ -60,17 +60,19 @@ def eval_command(as_json: bool, **options: Any) -> None:
     from trainer.evaluation.compare import NoSuchEvaluation
     from trainer.evaluation.data import DataUnfit
     from trainer.evaluation.reference import ReferenceBroken
-    from trainer.evaluation.run import CannotScore
+    from trainer.evaluation.run import GOES_ON, CannotScore
     from trainer.evaluation.samples import SamplesUnfit
 
     try:
         reports = asyncio.run(score(_request(options), _Progress()))
     except (DataUnfit, SamplesUnfit, NothingToScore, RulerBroken, ReferenceBroken, CannotScore, SettingsError) as error:
         raise click.ClickException(str(error)) from error
-    except (DatabaseError, EngineError, NoSuchEvaluation, SandboxError) as error:
+    except (DatabaseError, NoSuchEvaluation) as error:
         raise click.ClickException(str(error)) from error
+    except (EngineError, SandboxError) as error:
+        raise click.ClickException("; ".join([str(error), *getattr(error, "__notes__", ())])) from error
     except KeyboardInterrupt:
-        click.echo("\nstopped; verdicts that were reached are stored; the same command goes on from there", err=True)
+        click.echo(f"\nstopped; {GOES_ON}", err=True)
         sys.exit(130)
     if as_json:
         click.echo(json.dumps([_document(report) for report in reports], indent=2))

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from generator.engines import CompletionRequest, Engine, Prompt, Sampling
@@ -15,6 +15,7 @@ from trainer.evaluation.problems import Problem
 from trainer.evaluation.rows import ScoredSample
 from trainer.evaluation.samples import Sample
 from trainer.evaluation.show import reason
+from trainer.folder import RUN_FILE
 
 _FENCE = "```python\n"
 # The answer was begun inside a fence, so the next one ends it; `###` begins the template's next turn.
@@ -106,22 +107,31 @@ def cut(answer: str, stops: tuple[str, ...]) -> str:
 
 
 def identify(path: Path) -> str:
-    """Hash a checkpoint's files (names and contents), so that moving it changes nothing and training it on does.
+    """Hash a model's files (names and contents), so that moving it changes nothing and training it on does.
+
+    A run's checkpoints and its own records lie beside the model and change no answer: they may be deleted.
 
     Returns:
         32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(file for file in path.rglob("*") if _belongs_to_model(file)):
-        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if _belongs_to_model(name) and file.is_file():
+            digest.update(name.as_posix().encode() + b"\0")
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).digest())
     return digest.hexdigest()
 
 
-def _belongs_to_model(file: Path) -> bool:
-    # Optimizer and trainer state stand beside the weights and change no answer.
-    return file.is_file() and file.suffix in {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+def _belongs_to_model(name: PurePath) -> bool:
+    if name.parts[0] == "state" or name.parts[0].startswith("checkpoint-"):
+        return False
+    # Optimizer and trainer state stand beside the weights.
+    return name.suffix in _MODEL_SUFFIXES and name.name not in (RUN_FILE, "trainer_state.json")
+
+
+_MODEL_SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
 
 
 class RepairSamples:

@@ -20,9 +20,12 @@ from trainer.evaluation.reference import References
 from trainer.evaluation.rows import UNJUDGED, EvaluationRows, ScoredSample
 from trainer.evaluation.samples import SampleSource
 
-__all__ = ["CannotScore", "Report", "add_up", "evaluate"]
+__all__ = ["GOES_ON", "CannotScore", "Report", "add_up", "evaluate"]
 
 REPORTED_K = (1, 10, 100)
+
+GOES_ON = "verdicts that were reached are stored; the same command goes on from there"
+"""A note on what ends an evaluation in its middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,9 @@ async def evaluate(
                 group.create_task(work())
     except ExceptionGroup as failures:
         # One worker's failure cancels the others: the first is the story.
-        raise failures.exceptions[0] from None
+        first = failures.exceptions[0]
+        first.add_note(GOES_ON)
+        raise first from None
     samples = tuple(finished[problem.task_id, index] for problem, index in wanted)
     scores = add_up(samples)
     rows.finish(scores)

@@ -90,13 +90,16 @@ def test_an_answer_without_a_stop_is_kept_whole() -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_model_is_identified_by_its_content(tmp_path: Path, name: str) -> None:
-    """Where it lies and its optimizer's state change nothing."""
+    """Where it lies, its optimizer's state, checkpoints and records change nothing."""
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
         (folder / "config.json").write_text("{}")
     (there / "optimizer.pt").write_bytes(b"state")
+    for record in ("run.json", "trainer_state.json", "checkpoint-3/model.safetensors", "state/survey.json"):
+        (there / record).parent.mkdir(exist_ok=True)
+        (there / record).write_bytes(b"{}")
 
     same = identify(here) == identify(there)
     (there / name).write_bytes(b"trained on")

@@ -159,9 +159,10 @@ async def test_the_sandboxs_trouble_is_no_verdict(database: Database) -> None:
     def unreachable(job: Job) -> Outcome:
         raise Unavailable("nobody listens")
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as trouble:
         await score(FakeSandbox(unreachable), database)
 
+    assert trouble.value.__notes__ == ["verdicts that were reached are stored; the same command goes on from there"]
     with database.reading() as session:
         assert session.scalars(select(EvaluationSample)).all() == []
 
