@@ -72,6 +72,11 @@ def missing_library(path: Path) -> str:
 
 
 def _namespaces() -> HostCheck:
+    try:
+        nsjail.first_uid(2 * (os.cpu_count() or 1))
+    except HostUnfit as error:
+        found, _, remedy = str(error).partition(": ")
+        return HostCheck("namespaces", False, found, remedy)
     # As in a jail, root maps another user than itself, which alone would take one more capability (CAP_SETFCAP).
     users = ["--user", _NOBODY, "--group", _NOBODY] if os.geteuid() == 0 else []
     command = [str(nsjail.binary()), "-Mo", "-Q", *users, "--chroot", "/", "--", "/bin/true"]
@@ -94,6 +99,8 @@ def _why(said: bytes) -> str:
 
 
 def _namespace_remedies() -> Iterator[str]:
+    if not Path("/proc/self/uid_map").read_text().strip():
+        yield "map a user into the user namespace that this runs in (unshare --map-auto --map-current-user, say)"
     for name, bad, remedy in (
         ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
         ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),

