@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sandbox_server.blocking import BlockingSandbox, connect_blocking
 from sandbox_server.endpoint import Credentials, Endpoint
@@ -152,9 +154,9 @@ class RemoteSandbox:
                 await self._start()
                 endpoint = await self._first_serving()
         except (TimeoutError, Retryable, DeadlineExceeded) as error:
-            asked = "with" if self._config.credentials.speak_tls else "without"  # the wrong one looks like nobody
+            why = _why_silent(self._parts, self._config.credentials)
             raise Unavailable(
-                f"no sandbox serves at {self.address} within {limit_s:g} s (asked {asked} TLS); start one with "
+                f"no sandbox serves at {self.address} within {limit_s:g} s ({why}); start one with "
                 f"`selfalign sandbox serve --address {self._parts[0]}`, or use the address {EMBEDDED!r}"
             ) from error
         return info_from_wire(await endpoint.info(limit_s))
@@ -246,6 +248,17 @@ class RemoteSandbox:
                 server_names[address] = host
         for endpoint in self._set_addresses(addresses, server_names):
             endpoint.watch()
+
+
+def _why_silent(parts: list[str], credentials: Credentials) -> str:
+    """What may be seen from here of why nobody answers."""
+    for path in (Path(part.removeprefix("unix:")) for part in parts if part.startswith("unix:")):
+        if not path.exists():
+            return f"there is no socket {path}, or this user may not see it"
+        if not os.access(path, os.W_OK):
+            return f"{path} is another user's, who alone may use it"
+        return f"{path} is there: its server is not ready, or was killed"
+    return f"asked {'with' if credentials.speak_tls else 'without'} TLS"  # the wrong one looks like nobody
 
 
 def _is_address(part: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
+import socket
 from collections.abc import AsyncIterator
 
 import grpc
@@ -163,6 +165,22 @@ async def test_an_address_where_nothing_serves_is_told_in_one_line(tmp_path) -> 
         with pytest.raises(errors.Unavailable, match=r"no sandbox serves at .*; start one with"):
             async with connect(address, ClientConfig(connect_timeout_s=0.2)):
                 pytest.fail("connected")
+
+
+@pytest.mark.parametrize(
+    ("there", "told"), [(None, "there is no socket"), ("left", "not ready, or was killed"), ("shut", "another user's")]
+)
+async def test_a_silent_socket_is_described(tmp_path, monkeypatch, there, told) -> None:
+    """A path that is wrong, what a killed server left, and a socket of another user call for different things."""
+    path = tmp_path / "s.sock"
+    if there is not None:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+    if there == "shut":  # root may open any
+        monkeypatch.setattr(os, "access", lambda name, _: name != path)
+    with pytest.raises(errors.Unavailable, match=told):
+        async with connect(f"unix:{path}", ClientConfig(connect_timeout_s=0.1)):
+            pytest.fail("connected")
 
 
 async def test_a_request_too_large_for_a_message_is_refused_and_harms_no_other(tmp_path) -> None:
