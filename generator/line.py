@@ -514,6 +514,8 @@ async def _run(sandbox: Sandbox, job: Job, fingerprint: str) -> Row:
     try:
         return _execution_row(await sandbox.run(job))
     except (InvalidJob, Unsupported) as refusal:
+        if isinstance(refusal, InvalidJob) and refusal.field.startswith("limits."):
+            raise SettingsError(f"[sandbox] {refusal}") from None  # every program would be refused
         # About this program alone (the runtime and the limits were looked at before), and so it would be every time.
         error = ProgramError(type(refusal).__name__, str(refusal))
         row = _execution_row(Outcome(Verdict.ERROR, error=error, runtime_fingerprint=fingerprint))

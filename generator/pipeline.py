@@ -109,7 +109,11 @@ class Pipeline:
 
     @cached_property
     def rules(self) -> Rules:
-        """What pairs must be."""
+        """What pairs must be.
+
+        Raises:
+            SettingsError: the benchmarks that they must not overlap are not there.
+        """
         return filters.rules(self.recipe.selection)
 
     def checks(self, executions: Cause) -> tuple[Cause, ...]:
@@ -214,7 +218,12 @@ async def build(
 
 
 def prepare(database: Database, pipeline: Pipeline, progress: Progress, report: Report) -> None:
-    """Store what the pipeline means, and choose its seeds: what a build does before the stages."""
+    """Store what the pipeline means, and choose its seeds: what a build does before the stages.
+
+    Raises:
+        SettingsError: the recipe asks for what is not there.
+    """
+    _ = pipeline.rules  # what they need is missed now, and not when everything is drawn
     declare(database, pipeline)
     if not are_seeds_gathered(database, pipeline):
         report.seeds_gathered = gather_seeds(database, pipeline, progress)

@@ -50,7 +50,7 @@ def plan(database: Database, pipeline: Pipeline, say: Callable[[str], None] = la
     Raises:
         SettingsError: the source cannot be read.
     """
-    chain = pipeline.chain
+    chain, _ = pipeline.chain, pipeline.rules  # the build would stop where these cannot be had
     with database.reading() as session:
         row = session.get(models.Pipeline, pipeline.name)
         gathered = row is not None and row.seeds_recipe_id == pipeline.seeds.id

@@ -7,6 +7,7 @@ are carried as tables.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import tomllib
@@ -112,7 +113,9 @@ class ModelSettings:
     """Arguments of vLLM's own by their names, such as `max_model_len`, for the engine `vllm`; no part of any key."""
 
     def __post_init__(self) -> None:
-        """Refuse a model that rows would not be named after."""
+        """Refuse a model that rows would not be named after, or that nothing would be asked of."""
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
         for key in ("model", "revision"):
             if key in self.vllm:
                 raise ValueError(f"vllm.{key}: which model it is, `name`, `revision` and `path` say")
@@ -139,6 +142,10 @@ class StageSettings:
             raise ValueError(f"fewshots must be between 0 and 16, got {self.fewshots}")
         if self.samples < 1 or self.max_tokens < 1:
             raise ValueError("samples and max_tokens must be at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +187,16 @@ class SandboxSettings:
     """How long a build waits for a sandbox that is overloaded or away before it stops."""
     limits: LimitsRequest = LimitsRequest()
     """Of each program."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no program could run under."""
+        if self.concurrency < 0:
+            raise ValueError(f"concurrency must be 0 (twice the server's slots) or more, got {self.concurrency}")
+        if not self.patience_s >= 0:
+            raise ValueError(f"patience_s must be 0 or more, got {self.patience_s}")
+        for name, limit in dataclasses.asdict(self.limits).items():
+            if limit is not None and limit < 1:
+                raise ValueError(f"limits.{name} must be at least 1, got {limit}; leave it out for the server's own")
 
     def credentials(self) -> Credentials:
         """How the servers are convinced, and checked."""
@@ -284,6 +301,11 @@ class Recipe:
     dataset: DatasetSettings = DatasetSettings()
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that a generator of random numbers would."""
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be between 0 and 4294967295, got {self.seed}")
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -282,6 +282,31 @@ async def test_the_sandboxs_own_trouble_is_never_a_verdict(
     assert report.programs_run == 15 - len(verdicts)
 
 
+async def test_limits_that_the_sandbox_refuses_stop_the_build(small: Recipe, database: Database) -> None:
+    """They are the recipe's: every program would be refused, and no pair accepted, without a word of why."""
+
+    async def refuse(_: Job) -> Outcome:
+        raise InvalidJob("limits.memory_bytes", "1 is less than the runtime alone takes")
+
+    with pytest.raises(SettingsError, match=r"^\[sandbox\] limits\.memory_bytes: 1 is less than"):
+        await run(small, database, sandbox=FakeSandbox(refuse))
+
+    with database.reading() as session:
+        assert session.scalars(sa.select(models.Execution)).all() == []
+
+
+async def test_benchmarks_that_are_not_there_stop_the_build_before_anything_is_drawn(
+    small: Recipe, database: Database
+) -> None:
+    recipe = dataclasses.replace(small, selection=dataclasses.replace(small.selection, benchmarks="nowhere"))
+
+    with pytest.raises(SettingsError, match=r"^\[selection\] benchmarks: .*'nowhere'"):
+        await run(recipe, database)
+
+    with database.reading() as session:
+        assert session.scalars(sa.select(models.Concepts)).all() == []
+
+
 async def test_a_program_that_the_sandbox_refuses_is_rejected_with_the_reason(
     small: Recipe, database: Database
 ) -> None:
