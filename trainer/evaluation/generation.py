@@ -98,7 +98,7 @@ def prompt_text(problem: Problem, render: Callable[[str], str] | None) -> str:
     """What the model continues."""
     if render is not None:
         return render(problem.instruction) + _FENCE + problem.prefix
-    return problem.prefix or f'"""\n{problem.instruction}\n"""\n'
+    return problem.context + problem.prefix or f'"""\n{problem.instruction}\n"""\n'
 
 
 def cut(answer: str, stops: tuple[str, ...]) -> str:

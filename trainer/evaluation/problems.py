@@ -72,6 +72,7 @@ class Problem:
         solution: the reference program, complete; empty where none is published.
         check: decides on a sample.
         text: all that a model must not have been trained on: the task and its solution.
+        context: what a base model reads before `prefix`; empty where the prefix tells the task, or there is none.
     """
 
     task_id: str
@@ -80,6 +81,7 @@ class Problem:
     solution: str
     check: Check
     text: str = ""
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from generator.engines import Completion, CompletionRequest
-from trainer.evaluation.generation import ModelSamples, cut, identify
+from trainer.evaluation.data import Source
+from trainer.evaluation.formats.cruxeval import CRUXEVAL_I, CRUXEVAL_O
+from trainer.evaluation.formats.livecodebench import EXECUTION, TESTS
+from trainer.evaluation.generation import ModelSamples, cut, identify, prompt_text
 from trainer.evaluation.problems import Problem
 from trainer.evaluation.tests_check import Tests
 
@@ -69,6 +72,28 @@ async def test_a_base_models_whole_program_keeps_its_imports_helpers_and_stateme
     sample = await ModelSamples(parrot, subject="m", render=None).sample(IN_WORDS, 0)
 
     assert sample.code == program
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (CRUXEVAL_I, "def f(x):\n    return x + 1\n\n# arguments for which f returns 4\nassert f("),
+        (CRUXEVAL_O, "def f(x):\n    return x + 1\n\nassert f(3) =="),
+        (EXECUTION, "def f(x):\n    return x + 1\n\nassert f(3) =="),
+        (TESTS, '"""\nAdd one.\n"""\ndef f(x):\n\nassert f(3) =='),
+    ],
+)
+def test_a_base_model_reads_what_it_predicts_of(source: Source, told: str) -> None:
+    """The assertion that it goes on with does not tell the function."""
+    task = {"question_content": "Add one.", "starter_code": "def f(x):", "function_name": "f", "question_id": "1"}
+    test = {"test": '[{"input": "3", "output": "4"}]', "test_id": "0"}
+    code = {"code": "def f(x):\n    return x + 1", "output": "4", "id": "0"}
+    call = {"input": "3" if source is not EXECUTION else "f(3)"}
+
+    problem = source.read(code | call | task | test, "1.0")
+
+    assert prompt_text(problem, None) == told
+    assert told.endswith(problem.prefix)
 
 
 async def test_each_sample_has_a_seed_of_its_own_and_keeps_it() -> None:

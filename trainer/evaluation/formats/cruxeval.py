@@ -21,6 +21,7 @@ def _read_output(row: dict[str, Any], version: str) -> Problem:
         solution=f"assert {call} == {row['output']}",
         check=Output(row["output"]),
         text=row["code"],
+        context=f"{row['code']}\n\n",
     )
 
 
@@ -35,6 +36,7 @@ def _read_input(row: dict[str, Any], version: str) -> Problem:
         solution=f"assert f({row['input']}) == {row['output']}",
         check=Input(row["code"], "f", row["output"]),
         text=row["code"],
+        context=f"{row['code']}\n\n# arguments for which f returns {row['output']}\n",
     )
 
 

@@ -88,6 +88,7 @@ def _read_tests(row: dict[str, Any], version: str) -> Problem:
         solution=f"{assertion} {json.loads(case['output'])!r}",
         check=Output(case["output"], form="json"),
         text=row["question_content"],
+        context=f'"""\n{row["question_content"].strip()}\n"""\n{row["starter_code"].strip()}\n\n',
     )
 
 
@@ -103,6 +104,7 @@ def _read_execution(row: dict[str, Any], version: str) -> Problem:
         solution=f"{assertion} {row['output']}",
         check=Output(row["output"]),
         text=row["code"],
+        context=f"{row['code']}\n\n",
     )
 
 
