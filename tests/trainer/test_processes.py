@@ -19,7 +19,7 @@ from trainer.train import train
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
-DATA_PARALLEL = "distributed_type: MULTI_CPU\n"
+DATA_PARALLEL = "distributed_type: MULTI_GPU\n"  # of MULTI_CPU, or with use_cpu, accelerate starts one process alone
 FULLY_SHARDED = """\
 distributed_type: FSDP
 fsdp_config:
@@ -42,7 +42,7 @@ def launch(config: Path, *arguments: object, program: Path | None = None) -> sub
     command = [programs / "selfalign"] if program is None else [sys.executable, program]
     return subprocess.run(
         [*map(str, [*accelerate, *command]), "train", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=240,
@@ -68,11 +68,12 @@ def test_two_processes_learn_what_one_does(
     config, together = tmp_path / "accelerate.yaml", tmp_path / "together"
     config.write_text(
         f"{how}compute_environment: LOCAL_MACHINE\nmixed_precision: bf16\n"
-        "num_machines: 1\nnum_processes: 2\nuse_cpu: true\n"
+        "num_machines: 1\nnum_processes: 2\nuse_cpu: false\n"
     )
     done = launch(config, "--recipe", recipe_path, "--db", url, "--output", together, program=program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model in") == 1  # one process speaks
+    assert json.loads((together / "run.json").read_text())["metrics"]["environment"]["processes"] == 2
     assert history(together) == pytest.approx(history(alone), abs=2e-5)
     assert (together / "checkpoint-3" / "pytorch_model_fsdp_0").exists() == (how == FULLY_SHARDED)
     weights = {folder: AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (alone, together)}
