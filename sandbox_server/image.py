@@ -28,7 +28,7 @@ from sandbox_server.errors import HostUnfit
 
 _log = logging.getLogger(__name__)
 PYTHON_PREFIX = "/python"
-LAYOUT = 3  # part of an image's key: raise it when this file lays images out differently
+LAYOUT = 4  # part of an image's key: raise it when this file lays images out differently
 
 # Parts of a standard library that no program can use in a jail, by size the most of it.
 _LEFT_OUT = frozenset(
@@ -91,6 +91,12 @@ class Image:
     root: Path
     python: str  # path of the interpreter inside
     interpreter: Interpreter
+
+    @property
+    def library(self) -> Path:
+        """The standard library, on the host."""
+        inside = self.interpreter.stdlib.relative_to(self.interpreter.prefix)
+        return self.root / PYTHON_PREFIX.lstrip("/") / inside
 
 
 def find_interpreter(executable: str = "") -> Interpreter:
@@ -155,8 +161,43 @@ def image_of(interpreter: Interpreter, packages: Path | None, cache_dir: Path) -
                     _build(image, packages)
         except OSError as error:
             raise unwritable(root, error) from error
+    elif census(root).encode() != _read(_census_file(root)):
+        raise damaged(root)
     check_enterable(root)
     return image
+
+
+def census(root: Path) -> str:
+    """A hash of the names and sizes of all files below `root`."""
+    files: list[tuple[str, int]] = []
+    pending = [str(root)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    files.append((entry.path[len(str(root)) :], entry.stat(follow_symlinks=False).st_size))
+    return hashlib.sha256(ascii(sorted(files)).encode()).hexdigest()
+
+
+def _census_file(root: Path) -> Path:
+    return root.with_name(f"{root.name}.census")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def damaged(folder: Path) -> HostUnfit:
+    """What to say of a part of the cache that somebody has changed: programs would fail by what is missing."""
+    return HostUnfit(
+        f"{folder} is not as it was made, files of it are gone or changed; once no other server uses it, remove it "
+        f"(rm -r {folder}), and keep what tidies old files up away from there, or set cache_dir to another folder"
+    )
 
 
 def command_image(python: Image, cache_dir: Path) -> tuple[Path, tuple[tuple[str, str], ...], tuple[str, ...]]:
@@ -281,6 +322,7 @@ def _build(image: Image, packages: Path | None) -> None:
         _open_to_others(root)
         # What is not compiled would be compiled again by every program that imports it: the image is read-only.
         _compile(interpreter, prefix)
+        _census_file(image.root).write_text(census(root))
         root.rename(image.root)
 
 
@@ -371,12 +413,14 @@ def _open_to_others(root: Path) -> None:
 
 
 def place_modules(folder: Path, files: dict[str, bytes], interpreter: Interpreter) -> None:
-    """Write Python files into a new `folder` and compile them, all or nothing; a folder that is there is left as it is.
+    """Write Python files into a new `folder` and compile them, all or nothing; one that is there must hold them.
 
     Compiling is more than a saving of time: what an interpreter compiles for itself leaves holes all over its memory,
     and every fork pays for them.
     """
     if folder.is_dir():
+        if any(_read(folder / name) != content for name, content in files.items()):
+            raise damaged(folder)
         return
     with building_in(folder.parent) as building:
         for name, content in files.items():

@@ -290,7 +290,7 @@ class _Jails:
             evidence = await slot.run(_request(job, nonce), job.stdin, limits, bool(job.collect))
             told = report.parse(bytes(evidence.report), nonce)
             outcome = verdict.outcome(job, evidence, told, runtime.fingerprint)
-            _excuse(outcome, evidence)
+            _excuse(outcome, runtime, evidence)
             if job.collect:
                 files, refused = report.collected(bytes(evidence.collected))
                 outcome = replace(outcome, files=files, files_refused=refused)
@@ -311,7 +311,7 @@ class _Jails:
             seen, judged = await apart.run(program, judge, requests, job.stdin, limits, bool(job.collect))
             told = report.parse(bytes(judged.report), nonce)
             outcome = verdict.apart(job, seen, judged, told, runtime.fingerprint)
-            _excuse(outcome, seen, judged)
+            _excuse(outcome, runtime, seen, judged)
             if told is not None and told.end == "refused" and outcome.verdict is Verdict.INCOMPLETE:
                 raise Unsupported(f"judge: SEPARATE cannot judge these tests: {told.reason}")
             if job.collect:
@@ -386,12 +386,19 @@ class _Jails:
         return replace(self._settings.default_limits, **{name: value for name, value in asked.items() if value})
 
 
-def _excuse(outcome: Outcome, *evidence: Evidence) -> None:
-    """Take no failure for the program's while the host fell short of what the program was allowed.
+def _excuse(outcome: Outcome, runtime: runtimes.Runtime, *evidence: Evidence) -> None:
+    """Take no failure for the program's while the host fell short of what the program was allowed, or promised.
 
     Raises:
-        Unavailable: the host, or a control group above the server's, ran out of memory or processes.
+        Unavailable: the host, or a control group above the server's, ran out of memory or processes; or the runtime's
+            image is gone.
     """
+    if outcome.verdict is not Verdict.PASSED and not runtime.is_whole():
+        _log.error(
+            "the image of runtime %s, %s, was changed or removed: restart the server",
+            *(outcome.runtime_fingerprint, runtime.library),
+        )
+        raise Unavailable("a part of the sandbox's runtime is gone from its host")
     short = next((seen.host_short for seen in evidence if seen.host_short), "")
     if short and outcome.verdict is not Verdict.PASSED:
         _log.warning(

@@ -57,6 +57,8 @@ class Runtime:
         mounts: what is mounted in it, as (source, target).
         python: the command that starts the guest's interpreter inside.
         version: of that interpreter.
+        library: the image's standard library.
+        library_stamp: what tells whether it is still as it was.
     """
 
     settings: RuntimeSettings
@@ -68,6 +70,12 @@ class Runtime:
     fingerprint: str
     packages: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    library: Path
+    library_stamp: tuple[int, int] | None
+
+    def is_whole(self) -> bool:
+        """Whether nobody has removed the image under us: programs would fail by what they import."""
+        return _stamp(self.library) == self.library_stamp
 
     def info(self) -> RuntimeInfo:
         """What `GetInfo` tells of it."""
@@ -115,6 +123,8 @@ def open_runtime(name: str, cache_dir: Path) -> Runtime:
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
         packages=packages,
         env=tuple(sorted(env.items())),
+        library=python.library,
+        library_stamp=_stamp(python.library),
     )
 
 
@@ -199,6 +209,14 @@ def place_guest(interpreter: image.Interpreter, cache_dir: Path) -> tuple[Path, 
         raise image.unwritable(target, error) from error
     image.check_enterable(target)
     return target, key
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    try:
+        seen = folder.stat()
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_nlink
 
 
 def _built_dir(cache_dir: Path) -> Path:

@@ -174,6 +174,27 @@ def test_what_a_killed_server_was_building_is_removed_and_what_another_builds_is
     assert not list(tmp_path.iterdir())
 
 
+async def test_an_image_that_somebody_tidies_away_makes_no_program_fail(open_folder: Path) -> None:
+    """Under a server, what failed is to be run again elsewhere; another server does not start with half an image."""
+    settings = SandboxConfig(slots=1, cache_dir=open_folder)
+    passing, importing = Job("x = 1", "assert x"), Job("import decimal, wave", "assert wave")
+    sandbox = await open_sandbox(settings)
+    try:
+        assert (await sandbox.run(importing)).verdict is Verdict.PASSED
+        (library,) = open_folder.glob("images/*/python/lib/python3.*")  # noqa: ASYNC240
+        (library / "wave.py").unlink()
+        for compiled in (library / "__pycache__").glob("wave.*"):
+            compiled.unlink()
+        with pytest.raises(Unavailable, match="gone from its host"):
+            await sandbox.run(importing)
+        assert (await sandbox.run(passing)).verdict is Verdict.PASSED
+    finally:
+        await sandbox.close()
+
+    with pytest.raises(HostUnfit, match=r"not as it was made.*rm -r"):
+        await open_sandbox(settings)
+
+
 def test_a_disk_that_fills_while_an_image_is_compiled_fails_the_build(open_folder: Path) -> None:
     """Else each program would compile what it imports, or fail by half a compiled file."""
     script = (
