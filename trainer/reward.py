@@ -4,8 +4,8 @@
         GRPOTrainer(model=..., reward_funcs=reward, train_dataset=...).train()   # a data set with a column `tests`
 
 The signature is the one of TRL's reward functions; nothing of TRL, transformers or torch is imported. Trouble of the
-sandbox is None: it must never teach a model that right programs are wrong. TRL leaves that out of the step since its pull
-request 5902 (June 2026; 1.16 has it); before, it took a completion for 0 that no reward function gave a number.
+sandbox is None: it must never teach a model that right programs are wrong. TRL leaves that out of the step since its
+pull request 5902 (June 2026; 1.16 has it); before, it took a completion for 0 that no reward function gave a number.
 """
 
 from __future__ import annotations
