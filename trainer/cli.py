@@ -18,12 +18,16 @@ from trainer.evaluation.cli import eval_command
     type=click.Path(path_type=Path),
     default="recipes/demo.toml",
     show_default=True,
-    help="TOML file.",
+    metavar="FILE",
+    help="TOML file of the run.",
 )
-@click.option("--db", "url", default="", help="Database URL; the recipe's if not given.")
-@click.option("--dataset", default="", metavar="NAME[@VERSION]", help="Snapshot; the recipe's newest if not given.")
+@click.option("--db", "url", default="", metavar="URL", help="Database, instead of the recipe's.")
+@click.option("--dataset", default="", metavar="NAME[@VERSION]", help="Snapshot; default: the recipe's newest.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder of the checkpoint; one under runs/ if not given."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the checkpoint goes; default: a folder under runs/.",
 )
 def train_command(recipe_path: Path, url: str, dataset: str, output: Path | None) -> None:
     """Fine-tune on a snapshot of accepted pairs.
@@ -83,7 +87,12 @@ def _terminated(number: int, frame: object) -> None:
 @click.argument("model")
 @click.argument("instruction")
 @click.option("--response-prefix", default="", help=r"How the answer begins, e.g. $'```python\n'.")
-@click.option("--one-shot", type=click.Path(path_type=Path), help="JSON with an example's instruction and response.")
+@click.option(
+    "--one-shot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON with an example's instruction and response.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of the answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--json", "as_json", is_flag=True, help="Print text, finish reason and token counts as JSON.")

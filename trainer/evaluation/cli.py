@@ -22,16 +22,22 @@ if TYPE_CHECKING:
     type=click.Choice(BENCHMARKS),
     help="Default: the recipe's, or humaneval.",
 )
-@click.option("--samples", default="", help="JSONL with task_id and solution or completion; or `canonical`.")
+@click.option(
+    "--samples", default="", metavar="FILE", help="JSONL with task_id and solution or completion; or `canonical`."
+)
 @click.option("--model", default="", help="Checkpoint's folder, or a name on the hub or server, to draw samples from.")
 @click.option(
-    "--engine", type=click.Choice(["transformers", "openai"]), default="transformers", help="Reaches --model."
+    "--engine",
+    type=click.Choice(["transformers", "openai"]),
+    default="transformers",
+    show_default=True,
+    help="Reaches --model.",
 )
 @click.option("--base-url", default="http://localhost:8000/v1", show_default=True, help="Of --engine openai.")
 @click.option("--tokenizer", default="", help="Its chat template writes the prompts; default: the model's own.")
 @click.option("--base", is_flag=True, help="Prompt --model with bare code, not through its chat template.")
 @click.option("--repair", default="", metavar="EVALUATION", help="For livecodebench-repair: the first attempts.")
-@click.option("--data", help="File or folder of the benchmark's data.")
+@click.option("--data", metavar="PATH", help="File or folder of the benchmark's data.")
 @click.option("--data-version", metavar="VERSION", help="Take a data file of another hash for this version.")
 @click.option("--limit", type=click.IntRange(min=0), help="Only the first problems; 0 means all.")
 @click.option("--n", "n", type=click.IntRange(min=1), help="Samples of each problem that --model draws.")
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of each completion.")
 @click.option("--judge", type=click.Choice(["same", "separate"]), default="same", help="Where the tests run.")
 @click.option("--sandbox", "address", help="host:port or unix:/path; default: the recipe's, or a server of its own.")
-@click.option("--db", help="SQLAlchemy URL; default: the recipe's, or sqlite:///runs/selfalign.db.")
+@click.option("--db", metavar="URL", help="Database; default: the recipe's, or sqlite:///runs/selfalign.db.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, every sample in it.")
 def eval_command(as_json: bool, **options: Any) -> None:
     """Score a model or a file of samples on a benchmark, through the sandbox.
@@ -178,7 +184,9 @@ def _document(report: Report) -> dict[str, Any]:
     }
 
 
-_DATABASE = click.option("--db", default="sqlite:///runs/selfalign.db", show_default=True, help="SQLAlchemy URL.")
+_DATABASE = click.option(
+    "--db", default="sqlite:///runs/selfalign.db", metavar="URL", show_default=True, help="Database."
+)
 
 
 @eval_command.command("compare")
