@@ -125,11 +125,13 @@ async def test_builds_of_a_pipeline_under_two_data_set_names_judge_in_turn(
             shelf.response(f"r{number}-{sample}", f"i{number}", f"a = {number * 10 + sample}")
         if not number:  # the first selection stores its recipe, for which others wait
             shelf.select()
-    judge_new = select_module._judge_new
+    judge_new, told = select_module._judge_new, []
 
     def slowly(*arguments: Any) -> Any:
+        told.append("begins")
         found = judge_new(*arguments)
-        time.sleep(0.3)
+        time.sleep(0.3)  # for the other to come in, if it may
+        told.append("ends")
         return found
 
     monkeypatch.setattr(select_module, "_judge_new", slowly)
@@ -142,6 +144,7 @@ async def test_builds_of_a_pipeline_under_two_data_set_names_judge_in_turn(
 
     assert [snapshot.size for snapshot in snapshots] == [2, 2]
     assert sorted(snapshot.judged for snapshot in snapshots) == [0, 4]
+    assert told == ["begins", "ends"] * 2
 
 
 def test_of_equal_instructions_and_of_equal_code_the_first_stays(shelf: Shelf) -> None:
