@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 
 from sandbox_server.jobs import (
@@ -64,6 +65,16 @@ async def passes(job: Job) -> Outcome:
         tests=TestReport(assertions_run=1, reached_end=True),
         runtime_fingerprint="f1",
     )
+
+
+def answering_at_length(behaviour: Behaviour, request_id: str) -> Behaviour:
+    """As `behaviour`, but the answer to one request is more than a connection takes in before its client reads."""
+
+    async def at_length(job: Job) -> Outcome:
+        outcome = await behaviour(job)
+        return dataclasses.replace(outcome, stdout=bytes(24 << 20)) if job.request_id == request_id else outcome
+
+    return at_length
 
 
 class FakeSandbox:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -184,12 +185,16 @@ def test_a_closed_terminal_stops_a_server_as_sigterm_does_and_nohup_keeps_it(tmp
         signal.signal(signal.SIGHUP, former)
 
 
-def until_bound(path) -> None:
-    """Wait for a server's socket, which is there before it is healthy."""
+def serves_a_run_and_ends(process, program, address: str) -> None:
+    """A server answers once its socket is there, which it is before it is healthy, and SIGTERM ends it."""
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not Path(address.removeprefix("unix:")).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
+    assert passed.exit_code == 0, passed.stderr
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
 
 
 @pytest.mark.nsjail
@@ -199,11 +204,7 @@ def test_a_server_without_standard_streams_serves_and_ends_in_good_order(tmp_pat
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "sandbox_server"]
     with subprocess.Popen([*command, "serve", "--address", address]) as process:
         try:
-            until_bound(tmp_path / "s.sock")
-            passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
-            assert passed.exit_code == 0, passed.stderr
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            serves_a_run_and_ends(process, program, address)
         finally:
             process.kill()
 
@@ -220,11 +221,7 @@ def test_a_server_whose_log_nobody_reads_serves_and_ends(tmp_path, program) -> N
     os.set_blocking(written, True)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=written) as process:
         try:
-            until_bound(tmp_path / "s.sock")
-            passed = invoke("run", f"{program}/a.py", "--tests", f"{program}/good.py", "--address", address)
-            assert passed.exit_code == 0, passed.stderr
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            serves_a_run_and_ends(process, program, address)
         finally:
             process.kill()
             os.close(unread)

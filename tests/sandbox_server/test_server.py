@@ -23,7 +23,7 @@ from sandbox_server.settings import SettingsError
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.v1 import sandbox_pb2_grpc as pb_grpc
 from sandbox_server.wire import CLIENT_KEY, SERVICE
-from tests.fakes import FakeSandbox, passes
+from tests.fakes import FakeSandbox, answering_at_length, passes
 
 Code = grpc.StatusCode
 
@@ -101,12 +101,6 @@ async def test_a_request_is_answered_with_its_id(tmp_path) -> None:
     assert (response.verdict, response.request_id) == (pb.VERDICT_PASSED, "r7")
 
 
-async def answers_at_length(job: Job) -> Outcome:
-    """One answer is more than a connection takes in before its client reads."""
-    outcome = await passes(job)
-    return dataclasses.replace(outcome, stdout=bytes(24 << 20)) if job.request_id == "long" else outcome
-
-
 async def call_without_reading(channel: grpc.aio.Channel, fake: FakeSandbox) -> grpc.aio.StreamStreamCall:
     """Call Execute for a long answer; a client's call of a method with one answer would read it by itself."""
     method = channel.stream_stream(
@@ -120,7 +114,7 @@ async def call_without_reading(channel: grpc.aio.Channel, fake: FakeSandbox) -> 
 
 
 async def test_a_client_that_leaves_its_answers_unread_is_refused_until_it_reads_them(tmp_path) -> None:
-    fake = FakeSandbox(answers_at_length)
+    fake = FakeSandbox(answering_at_length(passes, "long"))
     bounds = {"queue_bytes": 1 << 20, "max_streams": 1, "max_streams_per_client": 1}
     async with server_and_channel(fake, tmp_path, **bounds) as channel:
         stub = pb_grpc.SandboxServiceStub(channel)
@@ -138,7 +132,7 @@ async def test_a_client_that_leaves_its_answers_unread_is_refused_until_it_reads
 
 
 async def test_a_client_that_leaves_before_it_has_its_answer_is_no_error_of_ours(tmp_path, caplog) -> None:
-    fake = FakeSandbox(answers_at_length)
+    fake = FakeSandbox(answering_at_length(passes, "long"))
     bounds = {"queue_bytes": 1 << 20, "max_streams": 1, "max_streams_per_client": 1}
     async with server_and_channel(fake, tmp_path, **bounds) as channel:
         unread = await call_without_reading(channel, fake)

@@ -20,7 +20,7 @@ from sandbox_server.server import serving
 from sandbox_server.v1 import sandbox_pb2 as pb
 from sandbox_server.v1 import sandbox_pb2_grpc as pb_grpc
 from sandbox_server.wire import SERVICE
-from tests.fakes import INFO, Behaviour, FakeSandbox, passes
+from tests.fakes import INFO, FakeSandbox, answering_at_length, passes
 
 Code = grpc.StatusCode
 METHOD = "ExecuteStream"
@@ -212,16 +212,6 @@ async def test_reading_stops_at_what_requests_may_hold_in_memory(tmp_path) -> No
         fake.behaviour.open("a")
         assert (await call.read()).request_id == "a"
         await until(lambda: fake.running == 1)
-
-
-def answering_at_length(doors: Doors, name: str) -> Behaviour:
-    """One answer is more than a connection takes in before its client reads."""
-
-    async def behaviour(job: Job) -> Outcome:
-        outcome = await doors(job)
-        return dataclasses.replace(outcome, stdout=bytes(24 << 20)) if job.request_id == name else outcome
-
-    return behaviour
 
 
 async def test_nothing_more_runs_while_the_client_does_not_read_its_answers(tmp_path) -> None:
