@@ -73,6 +73,7 @@ class SandboxServicer:
         self._streams: dict[Stream, str] = {}
         self._by_certificate = config.tls is not None and config.tls.client_ca is not None
         self._draining = False
+        self._stream_bytes = config.queue_bytes // config.max_streams  # that a stream may hold
         self._unread_bytes: Counter[str] = Counter()  # of each client's calls of Execute
         self._calls = 0
         self._idle = asyncio.Event()
@@ -114,7 +115,7 @@ class SandboxServicer:
             await stream.until_read()
             return await self._run(request, caller, remaining_s, stream)
 
-        stream = kind(run, context, self._config.stream_window, self._config.queue_bytes // self._config.max_streams)
+        stream = kind(run, context, self._config.stream_window, self._stream_bytes)
         with self._counted(), self._registered(stream, caller.name):
             await context.send_initial_metadata(
                 (
@@ -218,8 +219,7 @@ class SandboxServicer:
 
     def _is_read(self, client: str) -> bool:
         """Whether a client of Execute reads its answers; they may fill as much memory as those of its streams."""
-        config = self._config
-        return self._unread_bytes[client] <= config.queue_bytes // config.max_streams * config.max_streams_per_client
+        return self._unread_bytes[client] <= self._stream_bytes * self._config.max_streams_per_client
 
     def _count_until_read(self, size: int, client: str, context: Context) -> None:
         def forget(_context: object) -> None:
